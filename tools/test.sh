@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds everything and runs all tests. Further arguments go to ctest and run it alone: bash tools/test.sh -R Config
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash tools/setup.sh
+status=0
+
+if (($# == 0)); then
+  if [[ $(clang-format --version 2>/dev/null) == *"version 14."* ]]; then
+    find include models src tests -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror || {
+      echo "test: error: the files above are not formatted; run clang-format -i on them" >&2
+      status=1
+    }
+  fi
+  bash tools/check/bad_input.sh || status=1
+  bash tools/check/resume.sh 4 || status=1
+fi
+
+ctest --test-dir build --output-on-failure -j2 "$@" || status=1
+if ((status)); then echo "test: failed; see above" >&2; fi
+exit "$status"
