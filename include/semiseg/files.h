@@ -1,0 +1,54 @@
+// Every file a run writes goes through here, so that a kill or a full disk never leaves half a file behind.
+// All functions throw Error(kDisk) with the path, the system's reason and, for a full disk, the space needed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace semiseg {
+
+// A file being written beside its final place: bytes go to `path` + ".tmp-PID"; commit() syncs the file, renames it onto `path`
+// and syncs the folder. Destroyed without commit(), it removes what it wrote.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  int fd_ = -1;
+};
+
+void write_file(const std::string& path, std::string_view bytes);  // atomic
+
+// Makes `to` name the same bytes as `from`, atomically: a hard link where the file system has them, else a copy.
+void link_file(const std::string& from, const std::string& to);
+void make_folders(const std::string& path);
+
+// Reads a whole file. Throws Error(kind) when it is missing or unreadable.
+std::string read_file(const std::string& path);
+
+// Temporary files of killed processes in `folder`.
+void remove_stale_temporaries(const std::string& folder);
+
+// Holds an exclusive lock on a run folder for its lifetime; throws Error(kConfig) naming the process that has it.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace semiseg

@@ -1,0 +1,81 @@
+#include "semiseg/device.h"
+
+#include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <sys/resource.h>
+
+#include <fstream>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+
+torch::Device resolve_device(const std::string& name) {
+  const bool has_cuda = at::hasCUDA() && at::globalContext().getAcceleratorHooksInterface().deviceCount() > 0;
+  if (name == "auto") return has_cuda ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
+  if (name == "cpu") return torch::kCPU;
+  if (!has_cuda)
+    throw Error(ErrorKind::kConfig, "there is no CUDA device here", "run.device: " + name, "set run.device=cpu or auto");
+  const torch::Device device(name);
+  const int count = at::globalContext().getAcceleratorHooksInterface().deviceCount();
+  if (device.has_index() && device.index() >= count)
+    throw Error(ErrorKind::kConfig, str("there are ", count, " CUDA devices here"), "run.device: " + name);
+  return device.has_index() ? device : torch::Device(torch::kCUDA, 0);
+}
+
+bool resolve_bf16(const std::string& precision, torch::Device device) {
+  if (precision != "auto") return precision == "bf16";
+  if (device.is_cuda()) return true;
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+Autocast::Autocast(torch::Device device, bool on) : device_(device), on_(on) {
+  if (!on_) return;
+  at::autocast::set_autocast_dtype(device_.type(), at::kBFloat16);
+  at::autocast::set_autocast_enabled(device_.type(), true);
+}
+
+Autocast::~Autocast() {
+  if (!on_) return;
+  at::autocast::set_autocast_enabled(device_.type(), false);
+  at::autocast::clear_cache();
+}
+
+void move_module(torch::nn::Module& module, torch::Device device) {
+  at::NoGradGuard no_grad;
+  const auto move = [&](Tensor tensor) {
+    const auto format = tensor.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    tensor.set_data(tensor.to(device).contiguous(format));
+  };
+  for (const auto& parameter : module.parameters()) move(parameter);
+  for (const auto& buffer : module.buffers()) move(buffer);
+}
+
+double peak_memory_mb(torch::Device device) {
+  if (device.is_cuda()) {
+    const auto stats = at::accelerator::getDeviceStats(device.index());
+    return static_cast<double>(stats.allocated_bytes[0].peak) / (1 << 20);
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+std::string describe_device(torch::Device device) {
+  if (device.is_cuda()) return device.str();
+  std::string model = "unknown processor", line;
+  for (std::ifstream info("/proc/cpuinfo"); std::getline(info, line);)
+    if (line.rfind("model name", 0) == 0) {
+      model = line.substr(line.find(':') + 2);
+      break;
+    }
+  return str("cpu (", model, ", ", at::get_num_threads(), " compute threads)");
+}
+
+}  // namespace semiseg

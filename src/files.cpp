@@ -1,0 +1,159 @@
+#include "semiseg/files.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+namespace {
+
+constexpr const char* kTemporary = ".tmp-";
+
+[[noreturn]] void fail(const std::string& action, const std::string& path, int error) {
+  const char* hint = "";
+  if (error == ENOSPC || error == EDQUOT) hint = "free space on this disk; nothing already written is lost";
+  if (error == EACCES || error == EPERM || error == EROFS) hint = "choose a folder you may write to, with run.dir";
+  throw Error(ErrorKind::kDisk, "cannot " + action + ": " + std::strerror(error), path, hint);
+}
+
+std::string folder_of(const std::string& path) {
+  const auto folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+// A rename is durable only when the folder that holds the name is synced too.
+void sync_folder(const std::string& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail("open the folder", folder, errno);
+  const int result = ::fsync(fd), error = errno;
+  ::close(fd);
+  if (result != 0 && error != EINVAL) fail("sync the folder", folder, error);
+}
+
+std::string temporary_name(const std::string& path) { return path + kTemporary + std::to_string(::getpid()); }
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("create the file", path_, errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  const char* at = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::write(fd_, at, bytes);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail(str("write ", bytes, " bytes"), path_, errno);
+    }
+    at += written;
+    bytes -= static_cast<size_t>(written);
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail("sync the file", path_, errno);
+  const int fd = fd_;
+  fd_ = -1;
+  if (::close(fd) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary_.c_str());
+    fail("put the file in its place", path_, error);
+  }
+  sync_folder(folder_of(path_));
+}
+
+void write_file(const std::string& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes.data(), bytes.size());
+  file.commit();
+}
+
+void link_file(const std::string& from, const std::string& to) {
+  const std::string temporary = temporary_name(to);
+  ::unlink(temporary.c_str());
+  if (::link(from.c_str(), temporary.c_str()) != 0) {
+    write_file(to, read_file(from));
+    return;
+  }
+  if (::rename(temporary.c_str(), to.c_str()) != 0) fail("put the file in its place", to, errno);
+  ::unlink(temporary.c_str());  // rename does nothing when both already name one file
+  sync_folder(folder_of(to));
+}
+
+void make_folders(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail("create the folder", path, error.value());
+}
+
+std::string read_file(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("open the file", path, errno);
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
+    ::close(fd);
+    fail("read the file", path, EISDIR);
+  }
+  std::string bytes(static_cast<size_t>(info.st_size), '\0');
+  size_t filled = 0;
+  for (;;) {
+    if (filled == bytes.size()) bytes.resize(bytes.size() + 4096);  // grew since, or a pipe
+    const ssize_t got = ::read(fd, bytes.data() + filled, bytes.size() - filled);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      const int error = errno;
+      ::close(fd);
+      fail("read the file", path, error);
+    }
+    if (got == 0) break;
+    filled += static_cast<size_t>(got);
+  }
+  ::close(fd);
+  bytes.resize(filled);
+  return bytes;
+}
+
+void remove_stale_temporaries(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+    if (entry.path().filename().string().find(kTemporary) != std::string::npos) std::filesystem::remove(entry.path(), error);
+}
+
+FolderLock::FolderLock(const std::string& folder) {
+  const std::string path = folder + "/.lock";
+  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("create the lock", path, errno);
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    char owner[32] = {};
+    const ssize_t length = ::read(fd_, owner, sizeof(owner) - 1);
+    ::close(fd_);
+    fd_ = -1;
+    throw Error(ErrorKind::kConfig, str("the run folder is in use by process ", length > 0 ? owner : "?"), folder,
+                "wait for that process or stop it");
+  }
+  const std::string pid = std::to_string(::getpid());
+  if (::ftruncate(fd_, 0) != 0 || ::write(fd_, pid.data(), pid.size()) < 0) fail("write the lock", path, errno);
+}
+
+FolderLock::~FolderLock() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+}  // namespace semiseg
