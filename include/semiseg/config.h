@@ -1,0 +1,150 @@
+// The settings of a run: typed, checked, each with the place its value came from.
+//
+// A config is read from YAML (`base:` files first, then the file itself), then `key=value` overrides. Every setting is bound
+// once, in config.cpp, with its range and help text: parsing, printing, the JSON schema and the check on resume all walk that
+// one list.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace semiseg {
+
+struct RunConfig {
+  std::string name;                // the folder under runs/; the config's file name when not given
+  std::string dir;                 // the run folder itself; runs/NAME when not given
+  std::string device = "auto";     // auto | cpu | cuda | cuda:N
+  std::string precision = "auto";  // fp32 | bf16 | auto (bf16 where the device computes it natively)
+  bool deterministic = true;       // only deterministic kernels; without meaning on the CPU, which always is
+};
+
+struct DataConfig {
+  std::string format;                   // cityscapes | list | synthetic
+  std::string root;                     // folder that list paths are relative to; the folder of the config when not given
+  std::string labeled;                  // a list file, or a fraction such as 1/8 of the format's own training images
+  std::string unlabeled;                // a list file; with a fraction: the rest
+  std::string val;                      // a list file
+  std::string classes;                  // cityscapes | camvid | a YAML file; the format's own when not given
+  int64_t ignore_index = 255;           // the label value that nothing counts
+  std::vector<int64_t> crop{256, 256};  // H, W of a training crop; one number means a square
+  std::vector<double> scale{0.5, 2.0};  // range of the random resize
+  bool flip = true;                     // mirror half of the crops
+  int64_t workers = 2;                  // loader threads; results do not depend on it
+  std::vector<double> mean{0.485, 0.456, 0.406};
+  std::vector<double> std{0.229, 0.224, 0.225};
+  // synthetic only
+  std::vector<int64_t> size{128, 256};       // H, W of a scene
+  std::vector<int64_t> counts{64, 192, 32};  // labelled, unlabelled and validation scenes
+};
+
+struct ModelConfig {
+  std::string backbone = "resnet50";
+  std::string decoder = "fpn";
+  std::string weights;   // a weights file, Python's or ours; random initialisation when not given
+  double dropout = 0.2;  // of whole channels, before the head
+  bool stride_in_1x1 =
+      false;  // the strided convolution of a bottleneck is its first 1x1 (Caffe, Keras), not its 3x3 (torchvision)
+};
+
+struct LossConfig {
+  std::string kind = "ce";
+  std::string class_weights = "none";  // none | inverse | median | enet | effective | given
+  std::vector<double> given_weights;   // set by `loss.class_weights: [..]`, then class_weights is "given"
+  double label_smoothing = 0.0;
+};
+
+struct SemiConfig {
+  std::string method = "supervised";
+  std::string teacher = "self";  // self | ema
+  double ema_decay = 0.996;
+  double threshold = 0.95;     // least confidence of a pseudo-label
+  std::string mix = "cutmix";  // none | cutmix
+  double weight = 1.0;         // of the unsupervised loss
+  int64_t ramp_up_epochs = 0;  // epochs over which that weight grows as exp(-5 (1 - t)^2)
+};
+
+struct OptimConfig {
+  std::string kind = "sgd";  // sgd | adamw
+  double lr = 0.01;          // of the encoder
+  double decoder_lr_multiplier = 1.0;
+  double momentum = 0.9;
+  double weight_decay = 1e-4;
+  std::string schedule = "poly";  // poly | cosine | constant
+  int64_t warmup_steps = 0;
+  double clip_grad_norm = 0.0;  // 0: off
+  int64_t accumulate = 1;       // micro-batches per update
+  int64_t batch_labeled = 4;    // images per micro-batch
+  int64_t batch_unlabeled = 4;
+  std::optional<int64_t> epochs, steps;  // exactly one is set
+};
+
+struct EvalConfig {
+  int64_t every = 1;              // epochs
+  std::string mode = "whole";     // whole | sliding
+  std::vector<int64_t> window{};  // H, W; the crop when not given
+  std::vector<int64_t> stride{};  // H, W; two thirds of the window when not given
+  bool flip = false;
+  std::vector<double> scales{1.0};
+  bool first = false;  // also before the first step
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 0;  // numbered checkpoints; 0: only at the end of an epoch (last) and at the best (best)
+  int64_t keep = 2;         // numbered ones that stay
+  std::string best = "miou";
+};
+
+struct ReportConfig {
+  int64_t every_steps = 10;  // how often losses are read from the device and shown
+};
+
+// Where a value was set.
+struct Origin {
+  int layer = 0;     // 0 default, then base files in order, the file itself, the command line last
+  std::string file;  // "default", a path, or "command line"
+  int line = 0;      // 0 where there is none
+  std::string text() const;
+};
+
+struct Config {
+  uint64_t seed = 0;
+  RunConfig run;
+  DataConfig data;
+  ModelConfig model;
+  LossConfig loss;
+  SemiConfig semi;
+  OptimConfig optim;
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  ReportConfig report;
+
+  std::map<std::string, Origin> origins;  // by dotted key; a key that is absent has its default
+  std::string file;                       // the config's path, or "" when it came from a checkpoint
+
+  // True when the key was set anywhere but by its default.
+  bool is_set(const std::string& key) const { return origins.count(key) != 0; }
+};
+
+// Reads `path` and applies `key=value` overrides. Throws Error(kConfig) with file, line, key, value and the nearest known key.
+// The result holds absolute paths: lists are looked up beside the file that names them, then under data.root.
+Config load_config(const std::string& path, const std::vector<std::string>& overrides);
+
+// The same from text that to_yaml wrote (a checkpoint's metadata). `where` is what messages call it.
+Config parse_config(const std::string& yaml, const std::string& where, const std::vector<std::string>& overrides);
+
+// The resolved config as YAML that load_config reads back to the same values.
+std::string to_yaml(const Config& config);
+// The same with a comment after each value that says where it came from.
+std::string to_yaml_with_origins(const Config& config);
+// JSON schema (draft 2020-12) of a config file, with the registered names as enumerations.
+std::string config_schema();
+
+// Dotted keys in which two configs differ, in file order.
+std::vector<std::string> differing_keys(const Config& a, const Config& b);
+// One value as YAML prints it. Throws std::out_of_range for an unknown key.
+std::string value_text(const Config& config, const std::string& key);
+
+}  // namespace semiseg
