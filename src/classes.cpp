@@ -1,0 +1,205 @@
+// Class presets and class files.
+#include <yaml-cpp/yaml.h>
+
+#include <filesystem>
+#include <set>
+
+#include "semiseg/dataset.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+using Colour = std::array<uint8_t, 3>;
+
+struct PresetClass {
+  const char* name;
+  Colour colour;
+  uint8_t label_id;
+};
+
+// cityscapesScripts, helpers/labels.py, in the order of its train ids.
+constexpr PresetClass kCityscapes[] = {
+    {"road", {128, 64, 128}, 7},
+    {"sidewalk", {244, 35, 232}, 8},
+    {"building", {70, 70, 70}, 11},
+    {"wall", {102, 102, 156}, 12},
+    {"fence", {190, 153, 153}, 13},
+    {"pole", {153, 153, 153}, 17},
+    {"traffic light", {250, 170, 30}, 19},
+    {"traffic sign", {220, 220, 0}, 20},
+    {"vegetation", {107, 142, 35}, 21},
+    {"terrain", {152, 251, 152}, 22},
+    {"sky", {70, 130, 180}, 23},
+    {"person", {220, 20, 60}, 24},
+    {"rider", {255, 0, 0}, 25},
+    {"car", {0, 0, 142}, 26},
+    {"truck", {0, 0, 70}, 27},
+    {"bus", {0, 60, 100}, 28},
+    {"train", {0, 80, 100}, 31},
+    {"motorcycle", {0, 0, 230}, 32},
+    {"bicycle", {119, 11, 32}, 33},
+};
+constexpr int kCityscapesLabelIds = 34;  // 0..33; the licence plate's -1 is stored as 255
+
+// The 11 classes and colours of SegNet (arXiv 1511.00561).
+constexpr PresetClass kCamvid[] = {
+    {"sky", {128, 128, 128}, 0},    {"building", {128, 0, 0}, 0},    {"pole", {192, 192, 128}, 0},
+    {"road", {128, 64, 128}, 0},    {"pavement", {60, 40, 222}, 0},  {"tree", {128, 128, 0}, 0},
+    {"sign", {192, 128, 128}, 0},   {"fence", {64, 64, 128}, 0},     {"car", {64, 0, 128}, 0},
+    {"pedestrian", {64, 64, 0}, 0}, {"bicyclist", {0, 128, 192}, 0},
+};
+
+// A class index must stay below kIgnore.
+constexpr int64_t kMaxClasses = kIgnore;
+
+void ignore_value(ClassSet& classes, int64_t value, const std::string& where) {
+  const int16_t taken = classes.value_to_class[value];
+  if (taken >= 0 && taken != kIgnore)
+    throw Error(ErrorKind::kConfig, str("label value ", value, " is both class \"", classes.names[taken], "\" and ignored"),
+                where, "choose another data.ignore_index or class id");
+  classes.value_to_class[value] = kIgnore;
+}
+
+template <size_t N>
+ClassSet preset(const PresetClass (&table)[N], bool with_label_ids) {
+  ClassSet classes;
+  classes.value_to_class.fill(-1);
+  for (const PresetClass& entry : table) {
+    classes.value_to_class[classes.names.size()] = static_cast<int16_t>(classes.names.size());
+    classes.names.push_back(entry.name);
+    classes.colours.push_back(entry.colour);
+    if (with_label_ids) classes.label_ids.push_back(entry.label_id);
+  }
+  return classes;
+}
+
+// A colour for a class that names none: the bits of its number spread over the channels, as Pascal VOC's palette does.
+Colour palette_colour(int64_t index) {
+  Colour colour{};
+  for (int64_t bits = index + 1, shift = 7; bits > 0; bits >>= 3, --shift)
+    for (int c = 0; c < 3; ++c) colour[c] = static_cast<uint8_t>(colour[c] | ((bits >> c & 1) << shift));
+  return colour;
+}
+
+class ClassFile {
+ public:
+  explicit ClassFile(const std::string& path) : path_(path) {
+    classes_.value_to_class.fill(-1);
+    YAML::Node root;
+    try {
+      root = YAML::Load(semiseg::read_file(path));
+    } catch (const YAML::Exception& error) {
+      throw Error(ErrorKind::kConfig, "not valid YAML: " + error.msg, str(path, ":", error.mark.line + 1));
+    } catch (const Error& error) {
+      throw Error(ErrorKind::kConfig, error.problem(), path, "see data.classes");
+    }
+    if (!root.IsMap()) fail(root, "a class file starts with \"classes:\"");
+    known_keys(root, {"classes", "ignore"});
+    if (!root["classes"]) fail(root, "no \"classes:\" list");
+    read_classes(root["classes"]);
+    if (root["ignore"]) read_ignored(root["ignore"]);
+  }
+
+  ClassSet take() { return std::move(classes_); }
+
+ private:
+  [[noreturn]] void fail(const YAML::Node& at, const std::string& problem, const std::string& hint = "") const {
+    const int line = at.Mark().line;
+    throw Error(ErrorKind::kConfig, problem, line < 0 ? path_ : str(path_, ":", line + 1), hint);
+  }
+
+  void known_keys(const YAML::Node& map, const std::vector<std::string>& known) const {
+    std::set<std::string> seen;
+    for (const auto& entry : map) {
+      const std::string key = entry.first.Scalar();
+      std::string list;
+      for (const auto& name : known) list += (list.empty() ? "" : ", ") + name;
+      if (std::find(known.begin(), known.end(), key) == known.end())
+        fail(entry.first, "unknown key \"" + key + "\"", "known: " + list);
+      if (!seen.insert(key).second) fail(entry.first, "key \"" + key + "\" is given twice");
+    }
+  }
+
+  int64_t byte_value(const YAML::Node& node, const std::string& what) const {
+    int64_t value = -1;
+    if (!node.IsScalar() || !YAML::convert<int64_t>::decode(node, value) || value < 0 || value > 255)
+      fail(node, str(what, " must be a whole number in 0..255", node.IsScalar() ? ", not \"" + node.Scalar() + "\"" : ""));
+    return value;
+  }
+
+  void read_classes(const YAML::Node& list) {
+    if (!list.IsSequence() || list.size() == 0) fail(list, "\"classes\" must be a list with at least one class");
+    if (static_cast<int64_t>(list.size()) > kMaxClasses) fail(list, str("more than ", kMaxClasses, " classes"));
+    for (const auto& node : list) read_class(node);
+  }
+
+  void read_class(const YAML::Node& node) {
+    const int64_t index = classes_.size();
+    if (!node.IsMap()) fail(node, "a class is written as {name: road, colour: [128, 64, 128], id: 0}");
+    known_keys(node, {"name", "colour", "id"});
+    const YAML::Node name = node["name"];
+    if (!name || !name.IsScalar() || name.Scalar().empty()) fail(node, "a class needs a name");
+    if (std::count(classes_.names.begin(), classes_.names.end(), name.Scalar()) != 0)
+      fail(name, "class \"" + name.Scalar() + "\" is listed twice");
+
+    const YAML::Node id = node["id"];
+    const int64_t value = id ? byte_value(id, "id") : index;
+    int16_t& slot = classes_.value_to_class[value];
+    if (slot >= 0) fail(id ? id : node, str("id ", value, " is already class \"", classes_.names[slot], "\""));
+    slot = static_cast<int16_t>(index);
+
+    Colour colour = palette_colour(index);
+    if (const YAML::Node given = node["colour"]) {
+      if (!given.IsSequence() || given.size() != 3) fail(given, "colour must be three numbers: [red, green, blue]");
+      for (size_t c = 0; c < 3; ++c) colour[c] = static_cast<uint8_t>(byte_value(given[c], "colour"));
+    }
+    classes_.names.push_back(name.Scalar());
+    classes_.colours.push_back(colour);
+  }
+
+  void read_ignored(const YAML::Node& list) {
+    if (!list.IsSequence()) fail(list, "\"ignore\" must be a list of label values, such as [255]");
+    for (const auto& node : list) ignore_value(classes_, byte_value(node, "ignore"), str(path_, ":", node.Mark().line + 1));
+  }
+
+  std::string path_;
+  ClassSet classes_;
+};
+
+}  // namespace
+
+ClassSet load_classes(const std::string& name, int64_t ignore_index) {
+  ClassSet classes;
+  if (name == "cityscapes" || name == "synthetic") {
+    classes = preset(kCityscapes, true);
+  } else if (name == "camvid") {
+    classes = preset(kCamvid, false);
+  } else if (name.empty()) {
+    throw Error(ErrorKind::kConfig, "data.classes is not set", "",
+                "name a preset (camvid, cityscapes, synthetic) or a YAML file");
+  } else if (!std::filesystem::is_regular_file(name)) {
+    throw Error(ErrorKind::kConfig, "data.classes: \"" + name + "\" is neither a preset nor a file", "",
+                "presets: camvid, cityscapes, synthetic");
+  } else {
+    classes = ClassFile(name).take();
+  }
+  if (ignore_index < 0 || ignore_index > 255)
+    throw Error(ErrorKind::kConfig, str("data.ignore_index must be in 0..255, not ", ignore_index), "",
+                "it is a value of 8-bit label files");
+  ignore_value(classes, ignore_index, "data.ignore_index");
+  return classes;
+}
+
+std::array<int16_t, 256> cityscapes_label_ids_to_classes() {
+  std::array<int16_t, 256> map;
+  map.fill(-1);
+  std::fill_n(map.begin(), kCityscapesLabelIds, static_cast<int16_t>(kIgnore));
+  map[255] = kIgnore;
+  int16_t index = 0;
+  for (const PresetClass& entry : kCityscapes) map[entry.label_id] = index++;
+  return map;
+}
+
+}  // namespace semiseg

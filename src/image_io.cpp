@@ -1,0 +1,342 @@
+// Reading images and labels with checks that the decoders leave out, and writing pictures.
+#include <png.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#include <cerrno>
+#include <csetjmp>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <opencv2/core.hpp>
+#include <opencv2/core/utils/logger.hpp>
+#include <opencv2/imgcodecs.hpp>
+#include <opencv2/imgproc.hpp>
+#include <string_view>
+
+#include "semiseg/dataset.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+constexpr const char* kCopyAgain = "download or copy the file again";
+constexpr std::string_view kPngSignature("\x89PNG\r\n\x1a\n", 8);
+
+[[noreturn]] void fail(const std::string& path, const std::string& problem, const std::string& hint = "") {
+  throw Error(ErrorKind::kData, problem, path, hint);
+}
+
+// The bytes of a file that should hold an image.
+std::string image_bytes(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT) fail(path, "file not found");
+    fail(path, str("cannot read the file: ", std::strerror(errno)));
+  }
+  if (S_ISDIR(info.st_mode)) fail(path, "is a folder, not an image");
+  std::string bytes;
+  try {
+    bytes = read_file(path);
+  } catch (const Error& error) {
+    fail(path, error.problem());
+  }
+  if (bytes.empty()) fail(path, "empty file (0 bytes)", kCopyAgain);
+  return bytes;
+}
+
+bool is_png(std::string_view bytes) { return bytes.substr(0, 8) == kPngSignature; }
+bool is_jpeg(std::string_view bytes) { return bytes.substr(0, 3) == "\xff\xd8\xff"; }
+
+uint32_t big_endian(std::string_view bytes, size_t at, size_t count) {
+  uint32_t value = 0;
+  for (size_t i = 0; i < count; ++i) value = value << 8 | static_cast<uint8_t>(bytes[at + i]);
+  return value;
+}
+
+[[noreturn]] void fail_zero_size(const std::string& path, uint32_t height, uint32_t width) {
+  fail(path, str("the image has no pixels (", height, " x ", width, ")"), kCopyAgain);
+}
+
+// Walks the markers up to the end of image (ITU T.81, annex B): decoders fill what is missing with grey and report success.
+void check_jpeg(std::string_view bytes, const std::string& path) {
+  const auto byte = [&](size_t at) { return static_cast<uint8_t>(bytes[at]); };
+  const auto truncated = [&] { fail(path, str("truncated JPEG: no end marker after ", bytes.size(), " bytes"), kCopyAgain); };
+  size_t at = 2;
+  while (true) {
+    // The next marker: in entropy-coded data FF 00 is a data byte, and restart markers belong to the scan.
+    while (at + 1 < bytes.size() && (byte(at) != 0xff || byte(at + 1) == 0x00 || byte(at + 1) == 0xff)) ++at;
+    if (at + 1 >= bytes.size()) truncated();
+    const uint8_t marker = byte(at + 1);
+    at += 2;
+    if (marker == 0xd9) return;
+    if ((marker >= 0xd0 && marker <= 0xd8) || marker == 0x01) continue;
+    if (at + 2 > bytes.size()) truncated();
+    const uint32_t length = big_endian(bytes, at, 2);
+    if (length < 2) fail(path, str("damaged JPEG: a segment of length ", length, " at byte ", at), kCopyAgain);
+    if (at + length > bytes.size()) truncated();
+    const bool frame = marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+    if (frame && length >= 7) {
+      const uint32_t height = big_endian(bytes, at + 3, 2), width = big_endian(bytes, at + 5, 2);
+      if (height == 0 || width == 0) fail_zero_size(path, height, width);
+    }
+    at += length;
+  }
+}
+
+// Walks the chunks and their checksums up to IEND.
+void check_png(std::string_view bytes, const std::string& path) {
+  const auto truncated = [&](const std::string& where) {
+    fail(path, str("truncated PNG: the file ends ", where, " after ", bytes.size(), " bytes"), kCopyAgain);
+  };
+  size_t at = kPngSignature.size();
+  while (true) {
+    if (at + 8 > bytes.size()) truncated("before its last chunk");
+    const uint64_t length = big_endian(bytes, at, 4);
+    const std::string type(bytes.substr(at + 4, 4));
+    for (const char letter : type)
+      if (!std::isalpha(static_cast<unsigned char>(letter)))
+        fail(path, str("damaged PNG: no chunk where one should start, at byte ", at), kCopyAgain);
+    if (at + 12 + length > bytes.size()) truncated("inside chunk " + type);
+    const auto* data = reinterpret_cast<const Bytef*>(bytes.data() + at + 4);
+    if (crc32(0, data, static_cast<uInt>(length + 4)) != big_endian(bytes, at + 8 + length, 4))
+      fail(path, str("damaged PNG: wrong checksum of chunk ", type, " at byte ", at), kCopyAgain);
+    if (type == "IHDR" && length >= 8) {
+      const uint32_t width = big_endian(bytes, at + 8, 4), height = big_endian(bytes, at + 12, 4);
+      if (height == 0 || width == 0) fail_zero_size(path, height, width);
+    }
+    if (type == "IEND") return;
+    at += 12 + length;
+  }
+}
+
+void check_structure(std::string_view bytes, const std::string& path) {
+  if (is_jpeg(bytes)) check_jpeg(bytes, path);
+  if (is_png(bytes)) check_png(bytes, path);
+}
+
+// Errors become ours; OpenCV's own log would add lines to stderr.
+cv::Mat decode(const std::string& bytes, int flags, const std::string& path) {
+  static std::once_flag silenced;
+  std::call_once(silenced, [] { cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT); });
+  const cv::Mat source(1, static_cast<int>(bytes.size()), CV_8UC1, const_cast<char*>(bytes.data()));
+  cv::Mat pixels;
+  try {
+    pixels = cv::imdecode(source, flags);
+  } catch (const cv::Exception& error) {
+    fail(path, "the image cannot be decoded: " + error.err, kCopyAgain);
+  }
+  if (!pixels.empty()) return pixels;
+  if (is_jpeg(bytes) || is_png(bytes)) fail(path, "the image data is damaged", kCopyAgain);
+  if (bytes.rfind("version https://git-lfs", 0) == 0) fail(path, "a Git LFS pointer, not the image itself", "run git lfs pull");
+  fail(path, "not an image", "PNG, JPEG, BMP, TIFF and WebP files are read");
+}
+
+Tensor empty_uint8(at::IntArrayRef shape) { return at::empty(shape, at::TensorOptions().dtype(at::kByte)); }
+
+[[noreturn]] void fail_colour(const std::string& path, int channels) {
+  fail(path, str("colour label (", channels, " channels)"), "labels hold one class index per pixel, see data.classes");
+}
+
+[[noreturn]] void fail_depth(const std::string& path, const std::string& depth) {
+  fail(path, depth + " label", "save it with 8 bits");
+}
+
+// libpng reports errors by longjmp. The functions that call setjmp hold no object with a destructor, so a jump skips none;
+// what must be freed is a member here.
+class PngDecoder {
+ public:
+  explicit PngDecoder(std::string_view bytes) : bytes_(bytes) {
+    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
+    if (png_ != nullptr) info_ = png_create_info_struct(png_);
+    if (info_ == nullptr) {
+      png_destroy_read_struct(&png_, nullptr, nullptr);
+      throw std::bad_alloc();
+    }
+    png_set_read_fn(png_, this, on_read);
+  }
+  ~PngDecoder() { png_destroy_read_struct(&png_, &info_, nullptr); }
+  PngDecoder(const PngDecoder&) = delete;
+  PngDecoder& operator=(const PngDecoder&) = delete;
+
+  // False when libpng found an error; error() says which.
+  bool read_header() {
+    if (setjmp(png_jmpbuf(png_))) return false;
+    png_read_info(png_, info_);
+    png_set_packing(png_);
+    png_set_interlace_handling(png_);
+    png_read_update_info(png_, info_);
+    return true;
+  }
+
+  // REQUIRES: read_header() was true; rows: height() pointers to width() bytes each, for one channel of up to 8 bits.
+  bool read_rows(png_bytep* rows) {
+    if (setjmp(png_jmpbuf(png_))) return false;
+    png_read_image(png_, rows);
+    png_read_end(png_, nullptr);
+    return true;
+  }
+
+  int64_t height() const { return png_get_image_height(png_, info_); }
+  int64_t width() const { return png_get_image_width(png_, info_); }
+  int bit_depth() const { return png_get_bit_depth(png_, info_); }
+  int channels() const { return png_get_channels(png_, info_); }
+  const char* error() const { return error_; }
+
+ private:
+  static void on_error(png_structp png, png_const_charp message) {
+    auto* self = static_cast<PngDecoder*>(png_get_error_ptr(png));
+    std::strncpy(self->error_, message, sizeof(self->error_) - 1);
+    png_longjmp(png, 1);
+  }
+  static void on_warning(png_structp, png_const_charp) {}
+  static void on_read(png_structp png, png_bytep out, size_t count) {
+    auto* self = static_cast<PngDecoder*>(png_get_io_ptr(png));
+    if (count > self->bytes_.size() - self->at_) png_error(png, "unexpected end of file");
+    std::memcpy(out, self->bytes_.data() + self->at_, count);
+    self->at_ += count;
+  }
+
+  std::string_view bytes_;
+  size_t at_ = 0;
+  png_structp png_ = nullptr;
+  png_infop info_ = nullptr;
+  char error_[160] = {};
+};
+
+Tensor png_label(std::string_view bytes, const std::string& path) {
+  check_png(bytes, path);
+  PngDecoder decoder(bytes);
+  const auto fail_damaged = [&] { fail(path, str("damaged PNG: ", decoder.error()), kCopyAgain); };
+  if (!decoder.read_header()) fail_damaged();
+  if (decoder.channels() != 1) fail_colour(path, decoder.channels());
+  if (decoder.bit_depth() > 8) fail_depth(path, "16-bit");
+  Tensor values_HW = empty_uint8({decoder.height(), decoder.width()});
+  std::vector<png_bytep> rows;
+  for (int64_t y = 0; y < decoder.height(); ++y) rows.push_back(values_HW.data_ptr<uint8_t>() + y * decoder.width());
+  if (!decoder.read_rows(rows.data())) fail_damaged();
+  return values_HW;
+}
+
+// Such as "0..10" or "7, 8, 11..13": the label values for which `wanted` holds.
+template <class Predicate>
+std::string ranges_text(Predicate wanted) {
+  std::string text;
+  for (int first = 0; first < 256; ++first) {
+    if (!wanted(first)) continue;
+    int last = first;
+    while (last < 255 && wanted(last + 1)) ++last;
+    text += (text.empty() ? "" : ", ") + std::to_string(first);
+    if (last > first) text += (last == first + 1 ? ", " : "..") + std::to_string(last);
+    first = last;
+  }
+  return text;
+}
+
+std::string bad_value_text(int value, int64_t row, int64_t column, const std::array<int16_t, 256>& value_to_class) {
+  const auto is_ignored = [&](int v) { return value_to_class[v] == kIgnore; };
+  const auto is_class = [&](int v) { return value_to_class[v] >= 0 && !is_ignored(v); };
+  int ignored_count = 0;
+  for (int v = 0; v < 256; ++v) ignored_count += is_ignored(v);
+  const std::string at = str("label value ", value, " at row ", row, ", column ", column, " is ");
+  const std::string classes = "a class (" + ranges_text(is_class) + ")";
+  if (ignored_count == 0) return at + "not " + classes;
+  return at + "neither " + classes + " nor " + (ignored_count == 1 ? "the ignore index " : "one of the ignored values ") +
+         ranges_text(is_ignored);
+}
+
+std::string encode(const std::string& extension, const cv::Mat& pixels, const std::string& path) {
+  std::vector<uchar> bytes;
+  if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+Tensor read_image(const std::string& path) {
+  const std::string bytes = image_bytes(path);
+  check_structure(bytes, path);
+  const cv::Mat bgr = decode(bytes, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION, path);
+  Tensor image_HWC = empty_uint8({bgr.rows, bgr.cols, 3});
+  cv::Mat rgb(bgr.rows, bgr.cols, CV_8UC3, image_HWC.data_ptr<uint8_t>());
+  cv::cvtColor(bgr, rgb, cv::COLOR_BGR2RGB);
+  return image_HWC;
+}
+
+Tensor read_label_values(const std::string& path) {
+  const std::string bytes = image_bytes(path);
+  if (is_png(bytes)) return png_label(bytes, path);
+  if (is_jpeg(bytes)) fail(path, "JPEG label: lossy compression changes class indices", "save labels as PNG");
+  const cv::Mat pixels = decode(bytes, cv::IMREAD_UNCHANGED, path);
+  if (pixels.channels() != 1) fail_colour(path, pixels.channels());
+  if (pixels.depth() != CV_8U) fail_depth(path, str(8 * pixels.elemSize1(), "-bit"));
+  Tensor values_HW = empty_uint8({pixels.rows, pixels.cols});
+  pixels.copyTo(cv::Mat(pixels.rows, pixels.cols, CV_8UC1, values_HW.data_ptr<uint8_t>()));
+  return values_HW;
+}
+
+Tensor map_label(const Tensor& values_HW, const std::array<int16_t, 256>& value_to_class, const std::string& path) {
+  std::array<uint8_t, 256> table{}, invalid{};
+  for (size_t value = 0; value < 256; ++value) {
+    table[value] = static_cast<uint8_t>(value_to_class[value]);
+    invalid[value] = value_to_class[value] < 0;
+  }
+  const Tensor source_HW = values_HW.contiguous();
+  Tensor label_HW = at::empty_like(source_HW);
+  const uint8_t* in = source_HW.const_data_ptr<uint8_t>();
+  uint8_t* out = label_HW.data_ptr<uint8_t>();
+  uint8_t any_invalid = 0;
+  for (int64_t i = 0; i < source_HW.numel(); ++i) {
+    out[i] = table[in[i]];
+    any_invalid |= invalid[in[i]];
+  }
+  if (any_invalid) {
+    const int64_t at = std::find_if(in, in + source_HW.numel(), [&](uint8_t value) { return invalid[value]; }) - in;
+    const int64_t W = source_HW.size(1);
+    fail(path, bad_value_text(in[at], at / W, at % W, value_to_class), "see data.classes and data.ignore_index");
+  }
+  return label_HW;
+}
+
+void write_label_png(const std::string& path, const Tensor& label_HW) {
+  TORCH_CHECK(label_HW.dim() == 2 && label_HW.scalar_type() == at::kByte, "write_label_png wants uint8 [H, W]");
+  const Tensor label = label_HW.contiguous();
+  const cv::Mat pixels(static_cast<int>(label.size(0)), static_cast<int>(label.size(1)), CV_8UC1, label.data_ptr<uint8_t>());
+  write_file(path, encode(".png", pixels, path));
+}
+
+void write_image(const std::string& path, const Tensor& image_HWC) {
+  TORCH_CHECK(image_HWC.dim() == 3 && image_HWC.size(2) == 3 && image_HWC.scalar_type() == at::kByte,
+              "write_image wants uint8 [H, W, 3]");
+  std::string extension = std::filesystem::path(path).extension().string();
+  for (char& letter : extension) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  if (extension != ".png" && extension != ".jpg" && extension != ".jpeg")
+    throw Error(ErrorKind::kConfig, "pictures cannot be written with this ending", path, "use .png or .jpg");
+  const Tensor image = image_HWC.contiguous();
+  const cv::Mat rgb(static_cast<int>(image.size(0)), static_cast<int>(image.size(1)), CV_8UC3, image.data_ptr<uint8_t>());
+  cv::Mat bgr;
+  cv::cvtColor(rgb, bgr, cv::COLOR_RGB2BGR);
+  write_file(path, encode(extension, bgr, path));
+}
+
+Tensor overlay(const Tensor& image_HWC, const Tensor& label_HW, const ClassSet& classes, double opacity) {
+  TORCH_CHECK(image_HWC.size(0) == label_HW.size(0) && image_HWC.size(1) == label_HW.size(1),
+              "overlay wants an image and a label of one size");
+  const Tensor label = label_HW.to(at::kByte).contiguous();
+  Tensor result_HWC = image_HWC.contiguous().clone();
+  const uint8_t* classes_at = label.const_data_ptr<uint8_t>();
+  uint8_t* pixels = result_HWC.data_ptr<uint8_t>();
+  const int weight = static_cast<int>(opacity * 256 + 0.5);
+  for (int64_t i = 0; i < label.numel(); ++i) {
+    if (classes_at[i] >= classes.size()) continue;
+    const auto& colour = classes.colours[classes_at[i]];
+    for (int c = 0; c < 3; ++c) {
+      uint8_t& value = pixels[3 * i + c];
+      value = static_cast<uint8_t>((value * (256 - weight) + colour[c] * weight + 128) / 256);
+    }
+  }
+  return result_HWC;
+}
+
+}  // namespace semiseg
