@@ -1,0 +1,72 @@
+// Batches, read ahead by threads.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "semiseg/dataset.h"
+#include "semiseg/transform.h"
+#include "semiseg/types.h"
+
+namespace semiseg {
+
+// What a method reads in each step.
+struct BatchNeeds {
+  bool unlabeled = false;  // the unlabelled list at all
+  int strong_views = 0;    // strong views of each unlabelled image
+  bool mix = false;        // a second, independent draw of unlabelled images, and CutMix boxes
+};
+
+struct LoaderOptions {
+  uint64_t seed = 0;
+  int64_t batch_labeled = 4, batch_unlabeled = 4;
+  WeakViewOptions view;
+  BatchNeeds needs;
+  int64_t workers = 2;            // threads; 0 loads in the caller
+  int64_t prefetch = 3;           // batches read ahead
+  std::vector<double> mean, std;  // RGB, of values in 0..1
+  torch::Device device = torch::kCPU;
+};
+
+// `batch(index)` is a pure function of (data, seed, index): no state to save, no order that depends on threads.
+//
+// Draw d of a list of N images (d = index * batch size + position) is image permutation(seed, list, d / N)[d % N]: a list that
+// ends is drawn in a new order. Views depend on (seed, list, d) alone.
+class Loader {
+ public:
+  Loader(const Dataset& data, LoaderOptions options);
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  // The batch for micro-step `index`, on the device, normalised; the following ones are read ahead.
+  // Throws what reading threw: Error(kData) naming the file.
+  TrainBatch batch(int64_t index);
+
+  // Seconds that batch() has waited for data since the last call of this function.
+  double take_wait_seconds();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// uint8 [B, H, W, 3] on any device -> float32 [B, 3, H, W] in channels-last, normalised.
+Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, const std::vector<double>& std);
+
+// Reads the validation images in order, ahead of the caller.
+class OrderedReader {
+ public:
+  OrderedReader(const Dataset& data, Split split, int64_t workers);
+  ~OrderedReader();
+  OrderedReader(const OrderedReader&) = delete;
+  OrderedReader& operator=(const OrderedReader&) = delete;
+  // Sample 0, 1, 2, ...; REQUIRES: called at most size(split) times.
+  Sample next();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace semiseg

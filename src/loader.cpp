@@ -1,0 +1,421 @@
+#include "semiseg/loader.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <mutex>
+#include <opencv2/core.hpp>
+#include <thread>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+
+namespace {
+
+// Threads that run jobs in the order of submission; without threads, submit() runs the job itself. Destroyed, it finishes the
+// jobs in hand and drops the rest.
+class WorkerPool {
+ public:
+  explicit WorkerPool(int64_t workers) {
+    for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  }
+
+  ~WorkerPool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  // What the job returns or throws is in the future. Called from one thread.
+  template <class Function>
+  auto submit(Function function) {
+    using Result = std::invoke_result_t<Function>;
+    const auto task = std::make_shared<std::packaged_task<Result()>>(std::move(function));
+    std::future<Result> result = task->get_future();
+    if (threads_.empty()) {
+      (*task)();
+      return result;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      jobs_.emplace_back([task] { (*task)(); });
+    }
+    changed_.notify_one();
+    return result;
+  }
+
+  // Drops the jobs that no thread has begun.
+  void drop_waiting() {
+    const std::lock_guard lock(mutex_);
+    jobs_.clear();
+  }
+
+  bool has_threads() const { return !threads_.empty(); }
+
+ private:
+  void work() {
+    for (;;) {
+      std::function<void()> job;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+        if (stopping_) return;
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      job();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> jobs_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// Which stream of images a draw belongs to; the numbers key the random streams.
+enum class List : uint32_t { kLabeled = 0, kUnlabeled = 1, kMix = 2 };
+
+// The endless sequence of images that a list is drawn in.
+class Order {
+ public:
+  Order(uint64_t seed, List list, int64_t size) : seed_(seed), list_(list), size_(size) {}
+
+  int64_t image(int64_t draw) {
+    constexpr size_t kKept = 4;
+    const int64_t pass = draw / size_;
+    auto found = passes_.find(pass);
+    if (found == passes_.end()) {
+      if (passes_.size() == kKept) passes_.clear();
+      Random random(seed_, Purpose::kOrder, static_cast<uint64_t>(pass), static_cast<uint32_t>(list_));
+      found = passes_.emplace(pass, random.permutation(size_)).first;
+    }
+    return found->second[static_cast<size_t>(draw % size_)];
+  }
+
+ private:
+  uint64_t seed_;
+  List list_;
+  int64_t size_;
+  std::map<int64_t, std::vector<int64_t>> passes_;  // by pass: a pure function of it, kept for speed
+};
+
+// Batches on the host, each image still to be written into its place.
+struct HostLabeled {
+  Tensor image_BHWC, label_BHW;  // uint8
+};
+struct HostUnlabeled {
+  Tensor weak_BHWC, valid_BHW;        // uint8
+  std::vector<Tensor> strong_BHWC;    // uint8
+  std::vector<Tensor> cutmix_box_B4;  // int64
+};
+struct HostBatch {
+  HostLabeled labeled;
+  HostUnlabeled unlabeled, mix;
+};
+
+struct PendingBatch {
+  int64_t index = 0;
+  std::shared_ptr<HostBatch> host;           // shared with the jobs: a batch given up may still be written to
+  std::vector<std::future<void>> positions;  // labelled, unlabelled, mix: the order in which errors are reported
+};
+
+template <class Value>
+void put(const Tensor& batch, int64_t position, const Value* values, int64_t count) {
+  std::memcpy(batch.data_ptr<Value>() + position * count, values, static_cast<size_t>(count) * sizeof(Value));
+}
+
+void put(const Tensor& batch, int64_t position, const Tensor& item) {
+  put(batch, position, item.data_ptr<uint8_t>(), item.numel());
+}
+
+// x -> x * scale + shift per channel is (x / 255 - mean) / std.
+struct Affine {
+  std::array<float, 3> scale{}, shift{};
+};
+
+Affine affine(const std::vector<double>& mean, const std::vector<double>& std) {
+  Affine result;
+  for (size_t c = 0; c < 3; ++c) {
+    result.scale[c] = static_cast<float>(1 / (255 * std.at(c)));
+    result.shift[c] = static_cast<float>(-mean.at(c) / std.at(c));
+  }
+  return result;
+}
+
+// On the CPU a table of all 256 values per channel: one pass over memory.
+Tensor normalize_on_cpu(const Tensor& image_BHWC, const Affine& affine) {
+  std::array<std::array<float, 3>, 256> table;
+  for (size_t value = 0; value < 256; ++value) {
+    for (size_t c = 0; c < 3; ++c) table[value][c] = static_cast<float>(value) * affine.scale[c] + affine.shift[c];
+  }
+  const Tensor packed = image_BHWC.contiguous();
+  const Tensor result_BHWC = at::empty(packed.sizes(), at::kFloat);
+  const auto* from = packed.data_ptr<uint8_t>();
+  auto* to = result_BHWC.data_ptr<float>();
+  at::parallel_for(0, packed.numel() / 3, 1 << 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 3 * begin; i < 3 * end; i += 3) {
+      for (int64_t c = 0; c < 3; ++c) to[i + c] = table[from[i + c]][static_cast<size_t>(c)];
+    }
+  });
+  return result_BHWC.permute({0, 3, 1, 2});
+}
+
+// Per-channel factors as tensors [1, 3, 1, 1]. Filled on the device: a copy from the host would wait for it.
+std::pair<Tensor, Tensor> affine_on_device(const Affine& affine, torch::Device device) {
+  const auto options = at::TensorOptions(device).dtype(at::kFloat);
+  std::pair<Tensor, Tensor> result{at::empty({1, 3, 1, 1}, options), at::empty({1, 3, 1, 1}, options)};
+  for (int64_t c = 0; c < 3; ++c) {
+    result.first.select(1, c).fill_(affine.scale[static_cast<size_t>(c)]);
+    result.second.select(1, c).fill_(affine.shift[static_cast<size_t>(c)]);
+  }
+  return result;
+}
+
+Tensor normalize_on_device(const Tensor& image_BHWC, const Tensor& scale, const Tensor& shift) {
+  return at::mul(image_BHWC.permute({0, 3, 1, 2}), scale).add_(shift).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+std::array<uint8_t, 3> fill_colour(const std::vector<double>& mean) {
+  std::array<uint8_t, 3> colour{};
+  for (size_t c = 0; c < 3; ++c) colour[c] = static_cast<uint8_t>(std::clamp<long>(std::lround(255 * mean.at(c)), 0, 255));
+  return colour;
+}
+
+void require_images(const Dataset& data, Split split, const char* hint) {
+  if (data.size(split) == 0) throw Error(ErrorKind::kData, str("the ", split_name(split), " list has no image"), "data", hint);
+}
+
+}  // namespace
+
+struct Loader::State {
+  const Dataset& data;
+  const LoaderOptions options;
+  const std::array<uint8_t, 3> fill;
+  const Affine factors;
+  Tensor scale, shift;  // the same on the device; undefined on the CPU
+  Order labeled_order, unlabeled_order, mix_order;
+  std::deque<PendingBatch> pending;  // consecutive indices
+  double wait_seconds = 0;
+  WorkerPool pool;  // last: its threads end before anything they use
+
+  State(const Dataset& dataset, LoaderOptions loader_options)
+      : data(dataset),
+        options(std::move(loader_options)),
+        fill(fill_colour(options.mean)),
+        factors(affine(options.mean, options.std)),
+        labeled_order(options.seed, List::kLabeled, data.size(Split::kLabeled)),
+        unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
+        mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
+        pool(options.workers) {
+    if (!options.device.is_cpu()) std::tie(scale, shift) = affine_on_device(factors, options.device);
+  }
+
+  Geometry geometry_of(const Tensor& image_HWC, List list, int64_t draw) const {
+    Random random(options.seed, Purpose::kWeakView, static_cast<uint64_t>(draw), static_cast<uint32_t>(list));
+    return draw_geometry(image_HWC.size(0), image_HWC.size(1), options.view, random);
+  }
+
+  // The jobs, on any thread. `draw` is the place in the list's endless sequence, `image` the one that stands there.
+  void load_labeled(HostLabeled& batch, int64_t position, int64_t draw, int64_t image) const {
+    const Sample sample = data.get(Split::kLabeled, image);
+    if (sample.image_HWC.sizes().slice(0, 2) != sample.label_HW.sizes()) {
+      throw Error(ErrorKind::kData,
+                  str("the image is ", sample.image_HWC.size(0), " x ", sample.image_HWC.size(1), " pixels, its label ",
+                      sample.label_HW.size(0), " x ", sample.label_HW.size(1)),
+                  sample.id, "a label has the size of its image");
+    }
+    const Geometry geometry = geometry_of(sample.image_HWC, List::kLabeled, draw);
+    put(batch.image_BHWC, position, view_of_image(sample.image_HWC, geometry, fill));
+    put(batch.label_BHW, position, view_of_label(sample.label_HW, geometry));
+  }
+
+  void load_unlabeled(HostUnlabeled& batch, List list, int64_t position, int64_t draw, int64_t image) const {
+    const Sample sample = data.get(Split::kUnlabeled, image);
+    const Geometry geometry = geometry_of(sample.image_HWC, list, draw);
+    const Tensor weak_HWC = view_of_image(sample.image_HWC, geometry, fill);
+    put(batch.weak_BHWC, position, weak_HWC);
+    put(batch.valid_BHW, position, view_valid(geometry));
+    for (size_t view = 0; view < batch.strong_BHWC.size(); ++view) {
+      Random random(options.seed, Purpose::kStrongView, static_cast<uint64_t>(draw), stream(list, view));
+      put(batch.strong_BHWC[view], position, strong_view(weak_HWC, random));
+    }
+    for (size_t view = 0; view < batch.cutmix_box_B4.size(); ++view) {
+      Random random(options.seed, Purpose::kCutMix, static_cast<uint64_t>(draw), stream(list, view));
+      const Box box = draw_cutmix_box(options.view.crop_H, options.view.crop_W, random);
+      const std::array<int64_t, 4> edges{box.top, box.left, box.bottom, box.right};
+      put(batch.cutmix_box_B4[view], position, edges.data(), 4);
+    }
+  }
+
+  // One random stream for each strong view of each list.
+  static uint32_t stream(List list, size_t view) { return static_cast<uint32_t>(list) | static_cast<uint32_t>(view) << 8; }
+
+  // Pinned where the device is a GPU, so that the copy to it need not wait.
+  Tensor host_tensor(std::vector<int64_t> shape, at::ScalarType type) const {
+    return at::empty(shape, at::TensorOptions().dtype(type).pinned_memory(options.device.is_cuda()));
+  }
+
+  HostUnlabeled unlabeled_batch(bool boxes) const {
+    const int64_t B = options.batch_unlabeled, H = options.view.crop_H, W = options.view.crop_W;
+    HostUnlabeled batch;
+    batch.weak_BHWC = host_tensor({B, H, W, 3}, at::kByte);
+    batch.valid_BHW = host_tensor({B, H, W}, at::kByte);
+    for (int view = 0; view < options.needs.strong_views; ++view) {
+      batch.strong_BHWC.push_back(host_tensor({B, H, W, 3}, at::kByte));
+      if (boxes) batch.cutmix_box_B4.push_back(host_tensor({B, 4}, at::kLong));
+    }
+    return batch;
+  }
+
+  void submit_unlabeled(PendingBatch& batch, HostUnlabeled& part, List list, Order& order) {
+    for (int64_t position = 0; position < options.batch_unlabeled; ++position) {
+      const int64_t draw = batch.index * options.batch_unlabeled + position;
+      batch.positions.push_back(pool.submit([this, host = batch.host, &part, list, position, draw, image = order.image(draw)] {
+        load_unlabeled(part, list, position, draw, image);
+      }));
+    }
+  }
+
+  void begin(int64_t index) {
+    const int64_t B = options.batch_labeled, H = options.view.crop_H, W = options.view.crop_W;
+    PendingBatch batch{index, std::make_shared<HostBatch>(), {}};
+    HostBatch& host = *batch.host;
+    host.labeled = {host_tensor({B, H, W, 3}, at::kByte), host_tensor({B, H, W}, at::kByte)};
+    for (int64_t position = 0; position < B; ++position) {
+      const int64_t draw = index * B + position;
+      batch.positions.push_back(pool.submit([this, host = batch.host, position, draw, image = labeled_order.image(draw)] {
+        load_labeled(host->labeled, position, draw, image);
+      }));
+    }
+    if (options.needs.unlabeled) {
+      host.unlabeled = unlabeled_batch(options.needs.mix);
+      submit_unlabeled(batch, host.unlabeled, List::kUnlabeled, unlabeled_order);
+    }
+    if (options.needs.mix) {
+      host.mix = unlabeled_batch(false);
+      submit_unlabeled(batch, host.mix, List::kMix, mix_order);
+    }
+    pending.push_back(std::move(batch));
+  }
+
+  // The batch's images in their places; the next ones are begun.
+  std::shared_ptr<HostBatch> take(int64_t index) {
+    const auto start = std::chrono::steady_clock::now();
+    if (!pending.empty() && pending.front().index != index) {
+      pool.drop_waiting();
+      pending.clear();
+    }
+    const int64_t last = index + (pool.has_threads() ? options.prefetch : 0);
+    while (pending.empty() || pending.back().index < last) begin(pending.empty() ? index : pending.back().index + 1);
+
+    PendingBatch batch = std::move(pending.front());
+    pending.pop_front();
+    for (const std::future<void>& position : batch.positions) position.wait();
+    wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (std::future<void>& position : batch.positions) position.get();
+    return batch.host;
+  }
+
+  Tensor to_device(const Tensor& tensor) const { return tensor.to(options.device, /*non_blocking=*/true); }
+
+  Tensor image_to_device(const Tensor& image_BHWC) const {
+    return options.device.is_cpu() ? normalize_on_cpu(image_BHWC, factors)
+                                   : normalize_on_device(to_device(image_BHWC), scale, shift);
+  }
+
+  UnlabeledBatch to_device(const HostUnlabeled& host) const {
+    UnlabeledBatch batch;
+    batch.weak_BCHW = image_to_device(host.weak_BHWC);
+    batch.valid_BHW = to_device(host.valid_BHW).to(at::kBool);
+    for (const Tensor& strong_BHWC : host.strong_BHWC) batch.strong_BCHW.push_back(image_to_device(strong_BHWC));
+    for (const Tensor& box_B4 : host.cutmix_box_B4) batch.cutmix_box_B4.push_back(to_device(box_B4));
+    return batch;
+  }
+};
+
+Loader::Loader(const Dataset& data, LoaderOptions options) {
+  require_images(data, Split::kLabeled, "set data.labeled to a list with at least one image");
+  if (options.needs.unlabeled || options.needs.mix) {
+    require_images(data, Split::kUnlabeled, "set data.unlabeled, or semi.method=supervised");
+  }
+  cv::setNumThreads(0);  // the loader's own threads are the parallelism
+  state_ = std::make_unique<State>(data, std::move(options));
+}
+
+Loader::~Loader() = default;
+
+TrainBatch Loader::batch(int64_t index) {
+  const std::shared_ptr<const HostBatch> host = state_->take(index);
+  TrainBatch batch;
+  batch.labeled.image_BCHW = state_->image_to_device(host->labeled.image_BHWC);
+  batch.labeled.label_BHW = state_->to_device(host->labeled.label_BHW).to(at::kLong);
+  if (state_->options.needs.unlabeled) batch.unlabeled = state_->to_device(host->unlabeled);
+  if (state_->options.needs.mix) batch.mix = state_->to_device(host->mix);
+  return batch;
+}
+
+double Loader::take_wait_seconds() { return std::exchange(state_->wait_seconds, 0.0); }
+
+Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, const std::vector<double>& std) {
+  const Affine factors = affine(mean, std);
+  if (image_BHWC.is_cpu()) return normalize_on_cpu(image_BHWC, factors);
+  const auto [scale, shift] = affine_on_device(factors, image_BHWC.device());
+  return normalize_on_device(image_BHWC, scale, shift);
+}
+
+struct OrderedReader::State {
+  const Dataset& data;
+  const Split split;
+  const int64_t ahead;  // samples read before they are asked for
+  int64_t begun = 0;
+  std::deque<std::future<Sample>> samples;
+  WorkerPool pool;  // last: its threads end before anything they use
+
+  State(const Dataset& dataset, Split which, int64_t workers)
+      : data(dataset), split(which), ahead(2 * workers), pool(workers) {}
+
+  void begin() {
+    samples.push_back(pool.submit([this, index = begun] { return data.get(split, index); }));
+    ++begun;
+  }
+};
+
+OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers) {
+  cv::setNumThreads(0);
+  state_ = std::make_unique<State>(data, split, workers);
+}
+
+OrderedReader::~OrderedReader() = default;
+
+Sample OrderedReader::next() {
+  State& state = *state_;
+  const int64_t size = state.data.size(state.split);
+  while (static_cast<int64_t>(state.samples.size()) <= state.ahead && state.begun < size) state.begin();
+  std::future<Sample> sample = std::move(state.samples.front());
+  state.samples.pop_front();
+  return sample.get();
+}
+
+}  // namespace semiseg

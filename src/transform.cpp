@@ -1,0 +1,278 @@
+#include "semiseg/transform.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <opencv2/core.hpp>
+#include <opencv2/imgproc.hpp>
+#include <vector>
+
+namespace semiseg {
+
+namespace {
+
+// The part of a crop that the image covers, in the finished view: padding lies at the right and the bottom before mirroring.
+cv::Rect covered(const Geometry& geometry) {
+  const int64_t width = std::clamp<int64_t>(geometry.scaled_W - geometry.left, 0, geometry.crop_W);
+  const int64_t height = std::clamp<int64_t>(geometry.scaled_H - geometry.top, 0, geometry.crop_H);
+  const int64_t x = geometry.flip ? geometry.crop_W - width : 0;
+  return {static_cast<int>(x), 0, static_cast<int>(width), static_cast<int>(height)};
+}
+
+// The source pixel whose square holds the centre of pixel `position` of an axis resized from `size` to `scaled`:
+// floor((position + 1/2) size / scaled).
+int64_t nearest(int64_t position, int64_t size, int64_t scaled) { return (2 * position + 1) * size / (2 * scaled); }
+
+// One axis of an enlargement: where pixel `position` of the finished view lies in the source, as slope * position + offset, and
+// the source pixels [begin, end) that interpolation reads.
+struct Axis {
+  double slope, offset;
+  int begin, end;
+};
+
+Axis enlarge_axis(int64_t first, int64_t length, int64_t size, int64_t scaled, bool mirrored) {
+  const double step = static_cast<double>(size) / static_cast<double>(scaled);
+  const auto at = [&](int64_t position) { return (static_cast<double>(first + position) + 0.5) * step - 0.5; };
+  const auto begin = static_cast<int>(std::clamp<double>(std::floor(at(0)) - 1, 0, static_cast<double>(size - 1)));
+  const auto end = static_cast<int>(std::clamp<double>(std::floor(at(length - 1)) + 3, begin + 1, static_cast<double>(size)));
+  return {mirrored ? -step : step, (mirrored ? at(length - 1) : at(0)) - begin, begin, end};
+}
+
+// One axis of a reduction: pixel `position` of the result is the mean of `taps` source pixels from begin[position] on, each
+// weighted by how much of it lies in the interval that the pixel covers.
+struct AreaAxis {
+  int64_t taps;
+  std::vector<int64_t> begin;
+  std::vector<float> weights;  // [position, tap]
+};
+
+AreaAxis area_axis(int64_t first, int64_t length, int64_t size, int64_t scaled) {
+  AreaAxis axis{std::min(size, (size + scaled - 1) / scaled + 1), {}, {}};
+  for (int64_t position = first; position < first + length; ++position) {
+    const int64_t low = position * size, high = low + size;  // in units of 1 / scaled source pixels
+    axis.begin.push_back(std::min(low / scaled, size - axis.taps));
+    for (int64_t pixel = axis.begin.back(); pixel < axis.begin.back() + axis.taps; ++pixel) {
+      const int64_t overlap = std::min(high, (pixel + 1) * scaled) - std::max(low, pixel * scaled);
+      axis.weights.push_back(static_cast<float>(std::max<int64_t>(overlap, 0)) / static_cast<float>(size));
+    }
+  }
+  return axis;
+}
+
+// INTER_AREA of the crop alone: cv::resize could only start at a pixel of the source, inside which the crop's edge may lie.
+void shrink(const cv::Mat& source, const Geometry& geometry, cv::Mat& target) {
+  const AreaAxis ys = area_axis(geometry.top, target.rows, source.rows, geometry.scaled_H);
+  const AreaAxis xs = area_axis(geometry.left, target.cols, source.cols, geometry.scaled_W);
+  const int64_t first = xs.begin.front();
+  std::vector<float> row(static_cast<size_t>(3 * (xs.begin.back() + xs.taps - first)));  // reduced in y only
+  for (int y = 0; y < target.rows; ++y) {
+    std::fill(row.begin(), row.end(), 0.0F);
+    for (int64_t tap = 0; tap < ys.taps; ++tap) {
+      const float weight = ys.weights[static_cast<size_t>(y * ys.taps + tap)];
+      const uint8_t* from = source.ptr(static_cast<int>(ys.begin[static_cast<size_t>(y)] + tap)) + 3 * first;
+      for (size_t i = 0; i < row.size(); ++i) row[i] += weight * static_cast<float>(from[i]);
+    }
+    uint8_t* to = target.ptr(y);
+    const float* weight = xs.weights.data();
+    for (int x = 0; x < target.cols; ++x) {
+      const float* pixel = row.data() + 3 * (xs.begin[static_cast<size_t>(x)] - first);
+      std::array<float, 3> sum{0.5F, 0.5F, 0.5F};  // rounds
+      for (int64_t tap = 0; tap < xs.taps; ++tap, ++weight, pixel += 3) {
+        for (size_t c = 0; c < 3; ++c) sum[c] += *weight * pixel[c];
+      }
+      uint8_t* rgb = to + 3 * (geometry.flip ? target.cols - 1 - x : x);
+      for (size_t c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>(std::min(sum[c], 255.0F));
+    }
+  }
+}
+
+// PIL's blend: `factor` 0 gives `base`, 1 gives `value`, and beyond 1 it extrapolates; clamped, then truncated.
+uint8_t blend(int base, int value, float factor) {
+  const float mixed = static_cast<float>(base) + factor * static_cast<float>(value - base);
+  return static_cast<uint8_t>(std::clamp(mixed, 0.0F, 255.0F));
+}
+
+// PIL's grey: ITU-R 601 luma in 16-bit fixed point, rounded.
+int grey(const uint8_t* rgb) { return (19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 0x8000) >> 16; }
+
+void blend_with_constant(uint8_t* rgb, int64_t pixels, int base, float factor) {
+  std::array<uint8_t, 256> table;
+  for (int value = 0; value < 256; ++value) table[static_cast<size_t>(value)] = blend(base, value, factor);
+  for (int64_t i = 0; i < 3 * pixels; ++i) rgb[i] = table[rgb[i]];
+}
+
+void change_brightness(uint8_t* rgb, int64_t pixels, float factor) { blend_with_constant(rgb, pixels, 0, factor); }
+
+void change_contrast(uint8_t* rgb, int64_t pixels, float factor) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < pixels; ++i) sum += grey(rgb + 3 * i);
+  blend_with_constant(rgb, pixels, static_cast<int>((2 * sum + pixels) / (2 * pixels)), factor);  // the mean, rounded
+}
+
+void change_saturation(uint8_t* rgb, int64_t pixels, float factor) {
+  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
+    const int base = grey(rgb);
+    for (int c = 0; c < 3; ++c) rgb[c] = blend(base, rgb[c], factor);
+  }
+}
+
+// Turns the hue of HSV by `turns` of the colour circle. Hue is kept as 6 * chroma * turns in 16-bit fixed point, which needs no
+// division, and a channel is max - clamp(min(k, 4 - k), 0, 1) * chroma with k = (n + 6 hue) mod 6, n = 5, 3, 1 for R, G, B.
+void change_hue(uint8_t* rgb, int64_t pixels, double turns) {
+  constexpr int kOne = 1 << 16;
+  const int shift = static_cast<int>(std::lround((turns - std::floor(turns)) * 6 * kOne));  // 0 .. 6
+  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
+    const int r = rgb[0], g = rgb[1], b = rgb[2];
+    const int high = std::max({r, g, b});
+    const int chroma = high - std::min({r, g, b});
+    const int sector = high == r ? g - b : high == g ? 2 * chroma + b - r : 4 * chroma + r - g;  // -chroma .. 5 chroma
+    const int hue = sector * kOne + chroma * shift;
+    const int circle = 6 * chroma * kOne;
+    for (int c = 0; c < 3; ++c) {
+      int k = (5 - 2 * c) * chroma * kOne + hue;  // 0 .. 16 chroma
+      if (k >= circle) k -= circle;
+      if (k >= circle) k -= circle;
+      const int drop = std::clamp(std::min(k, 4 * chroma * kOne - k), 0, chroma * kOne);
+      rgb[c] = static_cast<uint8_t>(high - ((drop + kOne / 2) >> 16));
+    }
+  }
+}
+
+void make_grey(uint8_t* rgb, int64_t pixels) {
+  for (int64_t i = 0; i < pixels; ++i, rgb += 3) std::memset(rgb, grey(rgb), 3);
+}
+
+cv::Mat as_mat(const Tensor& image_HWC) {
+  return {static_cast<int>(image_HWC.size(0)), static_cast<int>(image_HWC.size(1)), CV_8UC3, image_HWC.data_ptr<uint8_t>()};
+}
+
+}  // namespace
+
+Geometry draw_geometry(int64_t H, int64_t W, const WeakViewOptions& options, Random& random) {
+  Geometry geometry;
+  geometry.scale = random.uniform(options.scale_low, options.scale_high);
+  geometry.scaled_H = std::max<int64_t>(1, std::llround(static_cast<double>(H) * geometry.scale));
+  geometry.scaled_W = std::max<int64_t>(1, std::llround(static_cast<double>(W) * geometry.scale));
+  geometry.crop_H = options.crop_H;
+  geometry.crop_W = options.crop_W;
+  geometry.top = random.below(std::max<int64_t>(geometry.scaled_H - geometry.crop_H, 0) + 1);
+  geometry.left = random.below(std::max<int64_t>(geometry.scaled_W - geometry.crop_W, 0) + 1);
+  geometry.flip = random.chance(0.5) && options.flip;
+  return geometry;
+}
+
+Tensor view_of_image(const Tensor& image_HWC, const Geometry& geometry, std::array<uint8_t, 3> fill) {
+  const Tensor packed = image_HWC.contiguous();
+  const cv::Mat source = as_mat(packed);
+  const int64_t H = packed.size(0), W = packed.size(1);
+  Tensor view_HWC = at::empty({geometry.crop_H, geometry.crop_W, 3}, at::kByte);
+  cv::Mat view = as_mat(view_HWC);
+  const cv::Rect part = covered(geometry);
+  if (part.width < view.cols || part.height < view.rows) view.setTo(cv::Scalar(fill[0], fill[1], fill[2]));
+  if (part.empty()) return view_HWC;
+
+  cv::Mat target = view(part);
+  if (geometry.scaled_H < H || geometry.scaled_W < W) {
+    shrink(source, geometry, target);
+    return view_HWC;
+  }
+  // Interpolation at the image's edge repeats its last pixel and never meets the padding, which lies outside `target`.
+  const Axis x = enlarge_axis(geometry.left, part.width, W, geometry.scaled_W, geometry.flip);
+  const Axis y = enlarge_axis(geometry.top, part.height, H, geometry.scaled_H, false);
+  const cv::Matx23d to_source(x.slope, 0, x.offset, 0, y.slope, y.offset);
+  cv::warpAffine(source(cv::Range(y.begin, y.end), cv::Range(x.begin, x.end)), target, to_source, target.size(),
+                 cv::INTER_LINEAR | cv::WARP_INVERSE_MAP, cv::BORDER_REPLICATE);
+  return view_HWC;
+}
+
+Tensor view_of_label(const Tensor& label_HW, const Geometry& geometry) {
+  const Tensor packed = label_HW.contiguous();
+  const int64_t H = packed.size(0), W = packed.size(1);
+  const auto* source = packed.data_ptr<uint8_t>();
+  Tensor view_HW = at::empty({geometry.crop_H, geometry.crop_W}, at::kByte);
+  auto* view = view_HW.data_ptr<uint8_t>();
+  const cv::Rect part = covered(geometry);
+  if (part.width < geometry.crop_W || part.height < geometry.crop_H) {
+    std::memset(view, kIgnore, static_cast<size_t>(view_HW.numel()));
+  }
+
+  std::vector<int64_t> columns(static_cast<size_t>(part.width));
+  for (int64_t x = 0; x < part.width; ++x) {
+    columns[static_cast<size_t>(x)] = nearest(geometry.left + (geometry.flip ? part.width - 1 - x : x), W, geometry.scaled_W);
+  }
+  for (int64_t y = 0; y < part.height; ++y) {
+    const uint8_t* from = source + nearest(geometry.top + y, H, geometry.scaled_H) * W;
+    uint8_t* to = view + y * geometry.crop_W + part.x;
+    for (size_t x = 0; x < columns.size(); ++x) to[x] = from[columns[x]];
+  }
+  return view_HW;
+}
+
+Tensor view_valid(const Geometry& geometry) {
+  Tensor valid_HW = at::empty({geometry.crop_H, geometry.crop_W}, at::kByte);
+  cv::Mat valid(static_cast<int>(geometry.crop_H), static_cast<int>(geometry.crop_W), CV_8UC1, valid_HW.data_ptr<uint8_t>());
+  valid.setTo(0);
+  valid(covered(geometry)).setTo(1);
+  return valid_HW;
+}
+
+Tensor strong_view(const Tensor& image_HWC, Random& random) {
+  // Everything is drawn before anything is decided: later draws of the stream do not depend on earlier ones.
+  const bool jitter = random.chance(0.8);
+  const std::vector<int64_t> order = random.permutation(4);
+  const auto brightness = static_cast<float>(random.uniform(0.5, 1.5));
+  const auto contrast = static_cast<float>(random.uniform(0.5, 1.5));
+  const auto saturation = static_cast<float>(random.uniform(0.5, 1.5));
+  const double hue = random.uniform(-0.25, 0.25);
+  const bool without_colour = random.chance(0.2);
+  const bool blur = random.chance(0.5);
+  const double sigma = random.uniform(0.1, 2.0);
+
+  const Tensor packed = image_HWC.contiguous();
+  Tensor view_HWC = at::empty(packed.sizes(), at::kByte);
+  auto* rgb = view_HWC.data_ptr<uint8_t>();
+  std::memcpy(rgb, packed.data_ptr<uint8_t>(), static_cast<size_t>(packed.numel()));
+  const int64_t pixels = packed.size(0) * packed.size(1);
+  if (jitter) {
+    for (const int64_t change : order) {
+      switch (change) {
+        case 0:
+          change_brightness(rgb, pixels, brightness);
+          break;
+        case 1:
+          change_contrast(rgb, pixels, contrast);
+          break;
+        case 2:
+          change_saturation(rgb, pixels, saturation);
+          break;
+        default:
+          change_hue(rgb, pixels, hue);
+      }
+    }
+  }
+  if (without_colour) make_grey(rgb, pixels);
+  if (blur) {
+    cv::Mat view = as_mat(view_HWC);
+    cv::GaussianBlur(view, view, cv::Size(), sigma, sigma, cv::BORDER_REPLICATE);
+  }
+  return view_HWC;
+}
+
+Box draw_cutmix_box(int64_t H, int64_t W, Random& random) {
+  if (!random.chance(0.5)) return {};
+  // UniMatch's crops are square. Here the ratio is relative to the crop's own, the same for a square, so that some box always
+  // fits.
+  const double area = random.uniform(0.02, 0.4);
+  for (;;) {
+    const double ratio = random.uniform(0.3, 1 / 0.3);
+    const auto w = std::max<int64_t>(1, static_cast<int64_t>(std::sqrt(area / ratio) * static_cast<double>(W)));
+    const auto h = std::max<int64_t>(1, static_cast<int64_t>(std::sqrt(area * ratio) * static_cast<double>(H)));
+    const int64_t left = random.below(W), top = random.below(H);
+    if (left + w <= W && top + h <= H) return {top, left, top + h, left + w};
+  }
+}
+
+}  // namespace semiseg
