@@ -1,0 +1,66 @@
+// Networks: a backbone (encoder), a decoder and a head. Parameter names are those of segmentation_models_pytorch:
+// encoder.layer1.0.conv1.weight, decoder.p5.weight, segmentation_head.0.weight.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "semiseg/config.h"
+#include "semiseg/registry.h"
+#include "semiseg/types.h"
+
+namespace semiseg {
+
+class Backbone : public torch::nn::Module {
+ public:
+  // image_BCHW -> features at strides 4, 8, 16, 32, finest first. A side of n pixels gives ceil(n / stride).
+  virtual std::vector<Tensor> forward(Tensor image_BCHW) = 0;
+  virtual std::vector<int64_t> channels() const = 0;  // of those features
+};
+
+class Decoder : public torch::nn::Module {
+ public:
+  // features -> [B, channels(), h, w] at stride 4.
+  virtual Tensor forward(const std::vector<Tensor>& features) = 0;
+  virtual int64_t channels() const = 0;
+};
+
+Registry<std::shared_ptr<Backbone>(const ModelConfig&)>& backbones();
+Registry<std::shared_ptr<Decoder>(const ModelConfig&, const std::vector<int64_t>& channels)>& decoders();
+
+class Segmenter : public torch::nn::Module {
+ public:
+  Segmenter(std::shared_ptr<Backbone> encoder, std::shared_ptr<Decoder> decoder, int64_t num_classes);
+
+  std::vector<Tensor> encode(const Tensor& image_BCHW);
+  // logits_BKhw at stride 4. Upsampling to the image is the loss's or the metric's business (ops.h).
+  Tensor decode(const std::vector<Tensor>& features);
+  Tensor forward(const Tensor& image_BCHW) { return decode(encode(image_BCHW)); }
+
+  int64_t num_classes() const { return num_classes_; }
+
+ private:
+  std::shared_ptr<Backbone> encoder_;
+  std::shared_ptr<Decoder> decoder_;
+  std::shared_ptr<torch::nn::Module> head_;
+  int64_t num_classes_;
+};
+
+// A new network with the seed's initial weights: ResNet as torchvision initialises it (Kaiming normal, fan out), FPN and head
+// as segmentation_models_pytorch does (Kaiming uniform, Xavier uniform). `purpose` sets the networks of one method apart.
+std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num_classes, uint64_t seed, uint32_t purpose = 0);
+
+// Gives every dropout layer below `root` its draws for one micro-step: masks are a pure function of (seed, step, layer, call).
+void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step);
+
+// Copies parameters and buffers, which must have equal names and shapes.
+void copy_module(const torch::nn::Module& from, torch::nn::Module& to);
+
+// A side rounded up to what the network wants (32), so that a whole image is scored without resampling: evaluation pads with
+// the mean colour at the right and the bottom, and cuts the logits back.
+int64_t padded_side(int64_t side);
+
+}  // namespace semiseg

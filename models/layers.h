@@ -1,0 +1,95 @@
+// The layers that networks are built from, over ATen's functions. LibTorch's own modules are not used: they draw their initial
+// weights and dropout masks from the global generator. Parameters start uninitialised; make_segmenter fills them.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "semiseg/types.h"
+
+namespace semiseg {
+
+// A module of one tensor in and one out, so that layers can stand in a Sequential.
+class Layer : public torch::nn::Module {
+ public:
+  virtual Tensor forward(const Tensor& x_BCHW) = 0;
+};
+
+struct ConvOptions {
+  int64_t stride = 1;
+  int64_t padding = 0;
+  int64_t dilation = 1;
+  bool bias = false;
+};
+
+class Conv2d : public Layer {
+ public:
+  Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& options = {});
+  Tensor forward(const Tensor& x_BCHW) override;
+
+ private:
+  ConvOptions options_;
+  Tensor weight_;  // [out, in, kernel, kernel]
+  Tensor bias_;    // [out], or undefined
+};
+
+// PyTorch's BatchNorm2d: momentum .1, eps 1e-5, running statistics and their counter as buffers.
+class BatchNorm2d : public Layer {
+ public:
+  explicit BatchNorm2d(int64_t channels);
+  // Throws Error(kConfig) in training mode for one value per channel, which has no variance.
+  Tensor forward(const Tensor& x_BCHW) override;
+
+ private:
+  Tensor weight_, bias_, running_mean_, running_var_;  // [C]
+  Tensor num_batches_tracked_;                         // int64, zero-dimensional
+};
+
+class GroupNorm : public Layer {
+ public:
+  GroupNorm(int64_t groups, int64_t channels);
+  Tensor forward(const Tensor& x_BCHW) override;
+
+ private:
+  int64_t groups_;
+  Tensor weight_, bias_;  // [C]
+};
+
+class ReLU : public Layer {
+ public:
+  // In place: the layer before must not need its own output for its gradient, as neither convolution nor normalisation does.
+  Tensor forward(const Tensor& x_BCHW) override;
+};
+
+// Drops whole channels of an image in training mode; what stays is scaled by 1 / (1 - p).
+class Dropout2d : public Layer {
+ public:
+  explicit Dropout2d(double p);
+  // Call n from here on draws from Random(seed, kDropout, (step, layer), n).
+  void reseed(uint64_t seed, int64_t step, uint32_t layer);
+  Tensor forward(const Tensor& x_BCHW) override;
+
+ private:
+  double p_;
+  uint64_t seed_ = 0;
+  uint64_t address_ = 0;  // step and layer
+  uint32_t calls_ = 0;
+};
+
+// Layers in order, named "0", "1", ...
+class Sequential : public Layer {
+ public:
+  Sequential() = default;
+  explicit Sequential(const std::vector<std::shared_ptr<Layer>>& layers);
+  void push_back(std::shared_ptr<Layer> layer);
+  Tensor forward(const Tensor& x_BCHW) override;
+
+ private:
+  std::vector<std::shared_ptr<Layer>> layers_;
+};
+
+}  // namespace semiseg

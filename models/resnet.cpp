@@ -1,0 +1,153 @@
+// ResNet (He et al., "Deep residual learning for image recognition", CVPR 2016) with torchvision's names and layout, without
+// the classifier. https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
+#include <ATen/ATen.h>
+
+#include <array>
+#include <string>
+
+#include "models/layers.h"
+#include "semiseg/model.h"
+
+namespace semiseg {
+namespace {
+
+struct BlockShape {
+  int64_t in;      // channels that come in
+  int64_t width;   // channels of the inner convolutions
+  int64_t stride;  // 2 in the first block of layers 2, 3 and 4
+};
+
+// Convolutions of a block without bias, each followed by its normalisation; and the shortcut.
+class Block : public Layer {
+ protected:
+  Block(const BlockShape& shape, int64_t out) {
+    if (shape.stride == 1 && shape.in == out) return;
+    downsample_ = std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{
+        std::make_shared<Conv2d>(shape.in, out, 1, ConvOptions{.stride = shape.stride}), std::make_shared<BatchNorm2d>(out)});
+  }
+  // Last, because modules are listed in the order of registration and torchvision's downsample comes last.
+  void register_downsample() {
+    if (downsample_) register_module("downsample", downsample_);
+  }
+  // branch is a normalisation's output, which its gradient does not need: it takes the sum in place.
+  Tensor join(Tensor branch, const Tensor& x) {
+    branch.add_(downsample_ ? downsample_->forward(x) : x);
+    return at::relu_(branch);
+  }
+
+ private:
+  std::shared_ptr<Sequential> downsample_;
+};
+
+class BasicBlock : public Block {
+ public:
+  static constexpr int64_t kExpansion = 1;
+
+  BasicBlock(const BlockShape& shape, bool /*stride_in_1x1*/)
+      : Block(shape, shape.width),
+        conv1_(register_module(
+            "conv1", std::make_shared<Conv2d>(shape.in, shape.width, 3, ConvOptions{.stride = shape.stride, .padding = 1}))),
+        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
+        conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3, ConvOptions{.padding = 1}))),
+        bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))) {
+    register_downsample();
+  }
+
+  Tensor forward(const Tensor& x) override {
+    Tensor out = bn1_->forward(conv1_->forward(x));
+    out = bn2_->forward(conv2_->forward(at::relu_(out)));
+    return join(out, x);
+  }
+
+ private:
+  std::shared_ptr<Conv2d> conv1_;
+  std::shared_ptr<BatchNorm2d> bn1_;
+  std::shared_ptr<Conv2d> conv2_;
+  std::shared_ptr<BatchNorm2d> bn2_;
+};
+
+class Bottleneck : public Block {
+ public:
+  static constexpr int64_t kExpansion = 4;
+
+  Bottleneck(const BlockShape& shape, bool stride_in_1x1)
+      : Block(shape, shape.width * kExpansion),
+        conv1_(register_module("conv1", std::make_shared<Conv2d>(shape.in, shape.width, 1,
+                                                                 ConvOptions{.stride = stride_in_1x1 ? shape.stride : 1}))),
+        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
+        conv2_(register_module(
+            "conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3,
+                                              ConvOptions{.stride = stride_in_1x1 ? 1 : shape.stride, .padding = 1}))),
+        bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))),
+        conv3_(register_module("conv3", std::make_shared<Conv2d>(shape.width, shape.width * kExpansion, 1))),
+        bn3_(register_module("bn3", std::make_shared<BatchNorm2d>(shape.width * kExpansion))) {
+    register_downsample();
+  }
+
+  Tensor forward(const Tensor& x) override {
+    Tensor out = bn1_->forward(conv1_->forward(x));
+    out = bn2_->forward(conv2_->forward(at::relu_(out)));
+    out = bn3_->forward(conv3_->forward(at::relu_(out)));
+    return join(out, x);
+  }
+
+ private:
+  std::shared_ptr<Conv2d> conv1_;
+  std::shared_ptr<BatchNorm2d> bn1_;
+  std::shared_ptr<Conv2d> conv2_;
+  std::shared_ptr<BatchNorm2d> bn2_;
+  std::shared_ptr<Conv2d> conv3_;
+  std::shared_ptr<BatchNorm2d> bn3_;
+};
+
+template <class BlockType>
+class ResNet : public Backbone {
+ public:
+  ResNet(const std::array<int64_t, 4>& depths, bool stride_in_1x1)
+      : conv1_(register_module("conv1", std::make_shared<Conv2d>(3, 64, 7, ConvOptions{.stride = 2, .padding = 3}))),
+        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(64))) {
+    int64_t in = 64;
+    for (size_t i = 0; i < depths.size(); ++i) {
+      const int64_t width = int64_t{64} << i;
+      layers_[i] = register_module("layer" + std::to_string(i + 1), std::make_shared<Sequential>());
+      for (int64_t block = 0; block < depths[i]; ++block) {
+        const int64_t stride = i > 0 && block == 0 ? 2 : 1;
+        layers_[i]->push_back(std::make_shared<BlockType>(BlockShape{in, width, stride}, stride_in_1x1));
+        in = width * BlockType::kExpansion;
+      }
+      channels_.push_back(in);
+    }
+  }
+
+  std::vector<Tensor> forward(Tensor image_BCHW) override {
+    Tensor x = bn1_->forward(conv1_->forward(image_BCHW));
+    x = at::max_pool2d(at::relu_(x), /*kernel_size=*/3, /*stride=*/2, /*padding=*/1);
+    std::vector<Tensor> features;
+    for (const auto& layer : layers_) {
+      x = layer->forward(x);
+      features.push_back(x);
+    }
+    return features;
+  }
+
+  std::vector<int64_t> channels() const override { return channels_; }
+
+ private:
+  std::shared_ptr<Conv2d> conv1_;
+  std::shared_ptr<BatchNorm2d> bn1_;
+  std::array<std::shared_ptr<Sequential>, 4> layers_;
+  std::vector<int64_t> channels_;
+};
+
+template <class BlockType>
+bool add(const std::string& name, const std::array<int64_t, 4>& depths) {
+  return backbones().add(
+      name, [depths](const ModelConfig& config) { return std::make_shared<ResNet<BlockType>>(depths, config.stride_in_1x1); });
+}
+
+const bool kRegistered = add<BasicBlock>("resnet18", {2, 2, 2, 2}) && add<BasicBlock>("resnet34", {3, 4, 6, 3}) &&
+                         add<Bottleneck>("resnet50", {3, 4, 6, 3}) && add<Bottleneck>("resnet101", {3, 4, 23, 3}) &&
+                         add<Bottleneck>("resnet152", {3, 8, 36, 3});
+
+}  // namespace
+}  // namespace semiseg
