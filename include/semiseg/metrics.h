@@ -1,0 +1,61 @@
+// Confusion matrix, the scores made from it, and the record of an epoch.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "semiseg/types.h"
+
+namespace semiseg {
+
+// A fraction in 0..1, or nothing for a class without pixels: it is null in files and in no mean.
+using MaybeFraction = std::optional<double>;
+
+struct Scores {
+  double miou = 0, mean_class_accuracy = 0, pixel_accuracy = 0;
+  std::vector<MaybeFraction> iou, class_accuracy;     // [K]
+  std::vector<double> label_share, prediction_share;  // [K] of the counted pixels
+};
+
+// Counts[label][prediction], int64, on the device of the predictions.
+//   IoU = tp / (tp + fp + fn), its mean over classes that have tp + fp + fn > 0
+//   class accuracy = tp / (tp + fn), its mean over classes that have labelled pixels;  pixel accuracy = trace / sum
+class ConfusionMatrix {
+ public:
+  ConfusionMatrix(int64_t num_classes, torch::Device device);
+  // Both integer tensors of one shape. Labels outside [0, K) are not counted. REQUIRES: predictions in [0, K).
+  void add(const Tensor& prediction, const Tensor& label);
+  void reset();
+  Tensor counts() const { return counts_KK_; }
+  Scores scores() const;  // reads from the device
+
+ private:
+  int64_t num_classes_;
+  Tensor counts_KK_;
+};
+
+Scores scores_of(const Tensor& counts_KK);
+
+// What the pseudo-labels of an epoch were.
+struct PseudoScores {
+  double accepted = 0;                           // share of valid pixels whose pseudo-label is used
+  std::vector<double> share;                     // [K] of the accepted pixels
+  std::vector<MaybeFraction> accepted_by_class;  // [K] accepted / predicted as this class
+};
+
+// One line of metrics.jsonl (INTERFACE: metrics.jsonl).
+struct EpochRecord {
+  int64_t epoch = 0, step = 0;
+  double seconds = 0, lr = 0, images_per_s = 0, data_wait = 0, peak_memory_mb = 0;
+  double loss = 0, loss_supervised = 0;
+  std::optional<double> loss_unsupervised;
+  std::optional<Scores> val;  // absent in an epoch that was not evaluated
+  std::optional<PseudoScores> pseudo;
+};
+
+std::string to_json(const Scores& scores);
+std::string to_json(const EpochRecord& record);        // one line
+EpochRecord epoch_from_json(const std::string& line);  // throws Error(kCheckpoint)
+
+}  // namespace semiseg

@@ -1,0 +1,43 @@
+// Optimizers and learning-rate schedules. State is kept by parameter name, so that a checkpoint can hold it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "semiseg/config.h"
+#include "semiseg/model.h"
+#include "semiseg/types.h"
+
+namespace semiseg {
+
+// The factor on the base learning rate before update `step` of `total_steps`:
+//   poly (1 - t/T)^.9   cosine (1 + cos(pi t/T)) / 2   constant 1; during warm-up times (t + 1) / warmup_steps
+double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_steps);
+
+// SGD with momentum (PyTorch's) or AdamW over one network; the encoder has config.lr, all else that times
+// decoder_lr_multiplier. Biases and normalisation are decayed like all else, as in the field's recipes.
+class Optimizer {
+ public:
+  Optimizer(Segmenter& network, const OptimConfig& config);
+
+  void zero_grad();
+  // One update at the given factor of the base rates. Clips by global norm when the config says so. Does not synchronise.
+  void step(double factor);
+
+  // Momentum and moments by parameter name, such as "encoder.conv1.weight.momentum"; shares memory with the optimizer.
+  std::map<std::string, Tensor> state() const;
+  void load_state(const std::map<std::string, Tensor>& state);  // throws Error(kCheckpoint)
+
+ private:
+  struct Group {
+    double lr;
+    Tensor lr_now;  // on the device: a captured graph must not freeze it
+    std::vector<std::string> names;
+    std::vector<Tensor> parameters, first, second, steps;
+  };
+  OptimConfig config_;
+  std::vector<Group> groups_;
+};
+
+}  // namespace semiseg

@@ -1,0 +1,68 @@
+// What a run tells the outside while it goes. One sink is one file in src/reports.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "semiseg/config.h"
+#include "semiseg/metrics.h"
+
+namespace semiseg {
+
+struct RunInfo {
+  std::string dir;
+  const Config* config = nullptr;
+  std::vector<std::string> class_names;
+  int64_t total_steps = 0, steps_per_epoch = 0, first_step = 0;
+};
+
+// Values read from the device every report.every_steps updates.
+struct StepReport {
+  int64_t epoch = 0, step = 0;
+  double loss = 0, loss_supervised = 0;
+  std::optional<double> loss_unsupervised;
+  double lr = 0, images_per_s = 0, data_wait = 0, seconds_left = 0;
+};
+
+enum class RunState { kRunning, kDone, kStopped, kFailed };
+
+class Reporter {
+ public:
+  virtual ~Reporter() = default;
+  virtual void begin(const RunInfo&) {}
+  virtual void step(const StepReport&) {}
+  // After each epoch, and once on resume with the history of the checkpoint.
+  virtual void epochs(const std::vector<EpochRecord>&, bool /*resumed*/) {}
+  virtual void end(RunState, int /*exit_code*/, const std::string& /*message*/) {}
+};
+
+// Reporters in a row.
+class Reporters : public Reporter {
+ public:
+  void add(std::unique_ptr<Reporter> reporter) { all_.push_back(std::move(reporter)); }
+  void begin(const RunInfo& info) override {
+    for (auto& r : all_) r->begin(info);
+  }
+  void step(const StepReport& report) override {
+    for (auto& r : all_) r->step(report);
+  }
+  void epochs(const std::vector<EpochRecord>& history, bool resumed) override {
+    for (auto& r : all_) r->epochs(history, resumed);
+  }
+  void end(RunState state, int code, const std::string& message) override {
+    for (auto& r : all_) r->end(state, code, message);
+  }
+
+ private:
+  std::vector<std::unique_ptr<Reporter>> all_;
+};
+
+std::unique_ptr<Reporter> make_metrics_file();  // metrics.jsonl, metrics.csv
+std::unique_ptr<Reporter> make_status_file();   // status.json
+std::unique_ptr<Reporter> make_terminal();      // progress line and per-class table
+
+// The per-class table of a set of scores, as the terminal shows it.
+std::string score_table(const Scores& scores, const std::vector<std::string>& class_names);
+
+}  // namespace semiseg

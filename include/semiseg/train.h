@@ -1,0 +1,52 @@
+// One training run.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "semiseg/checkpoint.h"
+#include "semiseg/config.h"
+#include "semiseg/files.h"
+#include "semiseg/report.h"
+
+namespace semiseg {
+
+// How a run ended.
+struct TrainResult {
+  TrainState state;
+  int signal = 0;  // SIGINT or SIGTERM when one stopped it; a checkpoint was written
+};
+
+// A run's folder. Made only when all that can be checked beforehand has been: bad input leaves nothing behind.
+class RunFolder {
+ public:
+  // For a new run: config.run.dir, or runs/NAME, NAME-2, NAME-3, ... REQUIRES nothing there yet when run.dir is given.
+  static RunFolder fresh(const Config& config);
+  // An existing one; locks it at once.
+  static RunFolder existing(const std::string& dir);
+
+  // Makes and locks the folder, starts train.log, writes config.yaml and environment.json.
+  void open(const Config& config, const TrainState& state, torch::Device device, bool bf16);
+  // Removes the folder of a new run that failed before it had a checkpoint: bad input leaves nothing behind.
+  void discard_if_empty();
+  const std::string& dir() const { return dir_; }
+  bool opened() const { return opened_; }
+
+ private:
+  std::string dir_;
+  bool resumed_ = false, opened_ = false;
+  std::shared_ptr<FolderLock> lock_;
+};
+
+// Trains in `folder`. With `from`, goes on where that checkpoint stopped. `extend` adds epochs to the config's total.
+TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report);
+
+// SIGINT and SIGTERM ask the run to stop after the step in hand; a second SIGINT ends the process at once with 130.
+void install_signal_handlers();
+int stop_signal();  // 0 while none came
+
+// The command line as typed, for environment.json.
+void remember_command_line(int argc, char** argv);
+
+}  // namespace semiseg

@@ -1,0 +1,97 @@
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <set>
+
+#include "commands/command.h"
+#include "semiseg/checkpoint.h"
+#include "semiseg/device.h"
+#include "semiseg/evaluate.h"
+#include "semiseg/files.h"
+#include "semiseg/log.h"
+#include "semiseg/report.h"
+#include "train_parts.h"
+
+namespace semiseg {
+namespace {
+
+// Class indices as the label ids of raw Cityscapes.
+Tensor to_label_ids(const Tensor& class_HW, const ClassSet& classes) {
+  const auto ids_K = at::tensor(std::vector<int64_t>(classes.label_ids.begin(), classes.label_ids.end()));
+  return ids_K.index_select(0, class_HW.flatten()).view_as(class_HW);
+}
+
+int run(const Arguments& arguments) {
+  const std::string& path = arguments.positional[0];
+  install_signal_handlers();
+  Config config;
+  const bool from_checkpoint = arguments.positional.size() == 1;
+  if (!from_checkpoint) {
+    config = load_config(arguments.positional[1], arguments.overrides);
+  } else {
+    if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
+    config = parse_config(to_yaml(read_checkpoint(path).config), path, arguments.overrides);
+  }
+  // Only the validation list is read: the training lists may be on another machine.
+  if (config.data.format == "list") {
+    config.data.labeled.clear();
+    config.data.unlabeled.clear();
+  }
+
+  const torch::Device device = resolve_device(config.run.device);
+  const bool bf16 = resolve_bf16(config.run.precision, device);
+  const LoadedModel model = load_model(path, &config, device);
+  const auto data = open_dataset(config);
+  if (data->classes().size() != model.network->num_classes())
+    throw Error(ErrorKind::kConfig,
+                str("the checkpoint has ", model.network->num_classes(), " classes, the data set ", data->classes().size()),
+                path, "give the config it was trained with, or set data.classes");
+
+  std::function<void(int64_t, const Tensor&)> write;
+  std::set<std::string> names;
+  const bool label_ids = arguments.has("ids") && arguments.get("ids") == "label";
+  if (arguments.has("ids") && !label_ids && arguments.get("ids") != "train")
+    throw Error(ErrorKind::kConfig, "\"" + arguments.get("ids") + "\" is not known", "--ids", "known: train, label");
+  if (label_ids && data->classes().label_ids.empty())
+    throw Error(ErrorKind::kConfig, "these classes have no Cityscapes label ids", "--ids label", "leave it out");
+  if (arguments.has("predictions")) {
+    const std::string folder = arguments.get("predictions");
+    make_folders(folder);
+    write = [&, folder](int64_t index, const Tensor& prediction_HW) {
+      std::string name = std::filesystem::path(data->id(Split::kVal, index)).stem().string();
+      if (!names.insert(name).second) name += "_" + std::to_string(index);  // the same name in two folders
+      auto label_HW = prediction_HW.to(at::kCPU);
+      if (label_ids) label_HW = to_label_ids(label_HW, data->classes());
+      write_label_png(folder + "/" + name + ".png", label_HW.to(at::kByte));
+    };
+  }
+  log_info(str("evaluating ", path, " on ", data->size(Split::kVal), " images, ", describe_device(device), ", ",
+               bf16 ? "bf16" : "fp32"));
+  const auto scores = evaluate(
+      *model.network, *data, Split::kVal, make_eval_options(config, device, bf16), [] { return stop_signal() != 0; }, write);
+  if (!scores) return 128 + stop_signal();
+  log_info(score_table(*scores, data->classes().names));
+  if (arguments.has("json")) write_file(arguments.get("json"), to_json(*scores) + "\n");
+  return 0;
+}
+
+const bool kRegistered = add_command({
+    .name = "eval",
+    .synopsis = "CHECKPOINT [CONFIG.yaml] [key=value ...]",
+    .summary = "scores a checkpoint on the validation images",
+    .details = R"(examples:
+  semiseg eval runs/first/checkpoints/best.safetensors
+  semiseg eval best.safetensors data.root=/data/camvid data.val=splits/val.txt
+  semiseg eval best.safetensors eval.mode=sliding eval.flip=true eval.scales=[0.75,1,1.25]
+  semiseg eval fpn_from_python.pth configs/camvid/supervised.yaml data.root=/data/camvid
+  semiseg eval best.safetensors --predictions out --ids label --json scores.json)",
+    .flags = {{"predictions", "DIR", "write each image's prediction as a label PNG"},
+              {"ids", "train|label", "values of those PNGs: class indices, or Cityscapes' label ids"},
+              {"json", "FILE", "write the scores as JSON"}},
+    .min_positional = 1,
+    .max_positional = 2,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg

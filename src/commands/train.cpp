@@ -1,0 +1,118 @@
+#include "semiseg/train.h"
+
+#include <charconv>
+#include <csignal>
+
+#include "commands/command.h"
+#include "semiseg/log.h"
+
+namespace semiseg {
+namespace {
+
+// Settings that a resumed run may change: they do not change what it computes.
+bool may_change_on_resume(const std::string& key) {
+  return key == "run.device" || key == "data.workers" || key.rfind("report.", 0) == 0;
+}
+
+Config resumed_config(const Checkpoint& checkpoint, const std::vector<std::string>& overrides) {
+  Config config = parse_config(to_yaml(checkpoint.config), checkpoint.path, overrides);
+  for (const std::string& key : differing_keys(checkpoint.config, config))
+    if (!may_change_on_resume(key))
+      throw Error(ErrorKind::kConfig, "cannot change on --resume (it was " + value_text(checkpoint.config, key) + ")",
+                  "command line: " + key,
+                  key == "optim.epochs" || key == "optim.steps" ? "use --extend EPOCHS to train longer"
+                                                                : "start a new run to change it");
+  return config;
+}
+
+int64_t epochs_of(const std::string& text) {
+  int64_t epochs = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), epochs);
+  if (error != std::errc() || end != text.data() + text.size() || epochs < 1)
+    throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number of epochs", "--extend");
+  return epochs;
+}
+
+int run(const Arguments& arguments) {
+  const bool resume = arguments.has("resume");
+  if (resume != arguments.positional.empty())
+    throw Error(ErrorKind::kConfig, resume ? "--resume takes its config from the run folder" : "a config file is missing", "",
+                "usage: semiseg train CONFIG.yaml, or semiseg train --resume RUN");
+  if (!resume && arguments.has("extend")) throw Error(ErrorKind::kConfig, "--extend goes with --resume", "");
+  install_signal_handlers();
+
+  std::optional<Checkpoint> from;
+  std::optional<RunFolder> folder;
+  Config config;
+  int64_t extend = 0;
+  if (resume) {
+    folder = RunFolder::existing(arguments.get("resume"));
+    std::vector<std::string> damaged;
+    from = newest_checkpoint(folder->dir(), &damaged);
+    for (const std::string& message : damaged) log_warning("a damaged checkpoint is passed over: " + message);
+    log_info(str("going on from ", from->path, ", step ", from->state.step));
+    config = resumed_config(*from, arguments.overrides);
+    if (arguments.has("extend")) extend = epochs_of(arguments.get("extend"));
+  } else {
+    config = load_config(arguments.positional[0], arguments.overrides);
+    folder = RunFolder::fresh(config);
+  }
+
+  Reporters report;
+  report.add(make_metrics_file());
+  report.add(make_status_file());
+  report.add(make_terminal());
+  const auto fail = [&](int code, const std::string& message) {
+    if (!folder->opened()) return;
+    log_file_only("error: " + message);
+    try {
+      report.end(RunState::kFailed, code, message);
+    } catch (const Error&) {
+      // The disk is full, say: the error that ended the run is the one to show.
+    }
+  };
+  try {
+    const TrainResult result = train(config, extend, from, *folder, report);
+    const std::string& dir = folder->dir();
+    if (result.signal != 0) {
+      const int code = result.signal == SIGINT ? 130 : 143;
+      log_info(str("stopped by ", result.signal == SIGINT ? "SIGINT" : "SIGTERM", " at step ", result.state.step,
+                   "; a checkpoint is written. Go on with: semiseg train --resume ", dir));
+      report.end(RunState::kStopped, code, "stopped by a signal");
+      return code;
+    }
+    log_info(str("done: best mIoU ", 100 * result.state.best_miou, " in epoch ", result.state.best_epoch, "; checkpoints in ",
+                 dir, "/checkpoints"));
+    report.end(RunState::kDone, 0, "");
+    return 0;
+  } catch (const Error& e) {
+    fail(e.exit_code(), e.what());
+    if (e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kConfig) folder->discard_if_empty();
+    throw;
+  } catch (const std::exception& e) {
+    fail(1, e.what());
+    throw;
+  }
+}
+
+const bool kRegistered = add_command({
+    .name = "train",
+    .synopsis = "CONFIG.yaml [key=value ...] | --resume RUN [--extend EPOCHS] [key=value ...]",
+    .summary = "trains a network, or goes on with a run that was stopped",
+    .details = R"(examples:
+  semiseg train configs/synthetic/demo.yaml
+  semiseg train configs/camvid/fixmatch.yaml data.root=/data/camvid model.weights=resnet50.pth run.name=first
+  semiseg train configs/cityscapes/fixmatch.yaml data.root=/data/cityscapes data.labeled=1/8 seed=1
+  semiseg train --resume runs/first                 exactly where its newest checkpoint stopped
+  semiseg train --resume runs/first --extend 20     20 epochs more
+
+Ctrl-C (SIGINT) or SIGTERM finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at once.
+On --resume, run.device, data.workers and report.* may change; results do not depend on the number of workers.)",
+    .flags = {{"resume", "RUN", "go on with this run folder"}, {"extend", "EPOCHS", "with --resume: add epochs"}},
+    .min_positional = 0,
+    .max_positional = 1,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg

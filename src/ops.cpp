@@ -1,0 +1,43 @@
+#include "semiseg/ops.h"
+
+#include <ATen/ATen.h>
+
+namespace semiseg {
+
+Tensor upsample_logits(const Tensor& logits_BKhw, int64_t H, int64_t W) {
+  // Interpolation of contiguous float32 is the fastest plain form, and bfloat16 logits lose nothing more.
+  return at::upsample_bilinear2d(logits_BKhw.to(at::kFloat).contiguous(), {H, W}, /*align_corners=*/true);  // [B, K, H, W]
+}
+
+Tensor upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const Tensor& weight_K,
+                              double label_smoothing) {
+  const auto logits_BKHW = upsample_logits(logits_BKhw, label_BHW.size(-2), label_BHW.size(-1));
+  return at::cross_entropy_loss(logits_BKHW, label_BHW, weight_K.defined() ? std::optional<Tensor>(weight_K) : std::nullopt,
+                                at::Reduction::None, kIgnore, label_smoothing);
+}
+
+Prediction upsample_predict(const Tensor& logits_BKhw, int64_t H, int64_t W) {
+  at::NoGradGuard no_grad;
+  const auto probability_BKHW = upsample_logits(logits_BKhw, H, W).softmax(1);
+  auto [confidence_BHW, class_BHW] = probability_BKHW.max(1);
+  return {class_BHW, confidence_BHW};
+}
+
+Tensor paste_boxes(const Tensor& target, const Tensor& source, const Tensor& box_B4) {
+  const int64_t H = target.size(-2), W = target.size(-1);
+  const auto row_H1 = at::arange(H, box_B4.options()).view({1, H, 1});
+  const auto column_1W = at::arange(W, box_B4.options()).view({1, 1, W});
+  const auto edge = [&](int64_t i) { return box_B4.select(1, i).view({-1, 1, 1}); };
+  auto inside =
+      (row_H1 >= edge(0)).logical_and(row_H1 < edge(2)).logical_and(column_1W >= edge(1)).logical_and(column_1W < edge(3));
+  if (target.dim() == 4) inside = inside.unsqueeze(1);  // [B, 1, H, W]
+  return at::where(inside, source, target);
+}
+
+Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes) {
+  // Pixels outside the mask are counted in one more bin, which is cut off: no boolean indexing, so the host never waits.
+  const auto bin = at::where(mask_BHW, class_BHW, at::scalar_tensor(num_classes, class_BHW.options())).flatten();
+  return at::zeros({num_classes + 1}, class_BHW.options()).scatter_add_(0, bin, at::ones_like(bin)).narrow(0, 0, num_classes);
+}
+
+}  // namespace semiseg

@@ -1,0 +1,100 @@
+#include "semiseg/optim.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+
+double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_steps) {
+  const double t = static_cast<double>(step) / static_cast<double>(total_steps);
+  double factor = 1;
+  if (config.schedule == "poly") factor = std::pow(1 - t, 0.9);
+  if (config.schedule == "cosine") factor = (1 + std::cos(M_PI * t)) / 2;
+  if (step < config.warmup_steps) factor *= static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
+  return factor;
+}
+
+Optimizer::Optimizer(Segmenter& network, const OptimConfig& config) : config_(config) {
+  groups_.resize(2);
+  groups_[0].lr = config.lr;
+  groups_[1].lr = config.lr * config.decoder_lr_multiplier;
+  at::NoGradGuard no_grad;
+  for (const auto& item : network.named_parameters()) {
+    const std::string& name = item.key();
+    const Tensor& parameter = item.value();
+    Group& group = groups_[name.rfind("encoder.", 0) == 0 ? 0 : 1];
+    group.names.push_back(name);
+    group.parameters.push_back(parameter);
+    // Zeros: the first update of SGD then leaves buffer = gradient, as PyTorch's does.
+    if (config.kind == "adamw" || config.momentum > 0) group.first.push_back(at::zeros_like(parameter));
+    if (config.kind == "adamw") {
+      group.second.push_back(at::zeros_like(parameter));
+      group.steps.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+    }
+  }
+  for (Group& group : groups_)
+    group.lr_now = at::zeros({}, at::TensorOptions(at::kFloat).device(group.parameters.at(0).device()));
+}
+
+void Optimizer::zero_grad() {
+  for (Group& group : groups_)
+    for (Tensor& parameter : group.parameters) parameter.mutable_grad().reset();
+}
+
+void Optimizer::step(double factor) {
+  at::NoGradGuard no_grad;
+  std::vector<std::vector<Tensor>> gradients(groups_.size());
+  std::vector<Tensor> all;
+  for (size_t g = 0; g < groups_.size(); ++g)
+    for (const Tensor& parameter : groups_[g].parameters) {
+      gradients[g].push_back(parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter));
+      all.push_back(gradients[g].back());
+    }
+  if (config_.clip_grad_norm > 0) {
+    const auto norm = at::stack(at::_foreach_norm(all)).norm();
+    at::_foreach_mul_(all, (config_.clip_grad_norm / (norm + 1e-6)).clamp_max(1));
+  }
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    Group& group = groups_[g];
+    group.lr_now.fill_(group.lr * factor);
+    if (config_.kind == "adamw") {
+      at::_foreach_add_(group.steps, 1);
+      at::_fused_adamw_(group.parameters, gradients[g], group.first, group.second, /*max_exp_avg_sqs=*/{}, group.steps,
+                        group.lr_now, /*beta1=*/0.9, /*beta2=*/0.999, config_.weight_decay, /*eps=*/1e-8, /*amsgrad=*/false,
+                        /*maximize=*/false);
+    } else {
+      at::_fused_sgd_(group.parameters, gradients[g], group.first, config_.weight_decay, config_.momentum, group.lr_now,
+                      /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/false);
+    }
+  }
+}
+
+std::map<std::string, Tensor> Optimizer::state() const {
+  std::map<std::string, Tensor> state;
+  for (const Group& group : groups_)
+    for (size_t i = 0; i < group.names.size(); ++i) {
+      if (config_.kind == "adamw") {
+        state[group.names[i] + ".exp_avg"] = group.first[i];
+        state[group.names[i] + ".exp_avg_sq"] = group.second[i];
+        state[group.names[i] + ".step"] = group.steps[i];
+      } else if (config_.momentum > 0) {
+        state[group.names[i] + ".momentum"] = group.first[i];
+      }
+    }
+  return state;
+}
+
+void Optimizer::load_state(const std::map<std::string, Tensor>& saved) {
+  at::NoGradGuard no_grad;
+  for (auto& [name, tensor] : state()) {
+    const auto found = saved.find(name);
+    if (found == saved.end() || found->second.sizes() != tensor.sizes())
+      throw Error(ErrorKind::kCheckpoint, "the optimizer's state \"" + name + "\" is missing or has another shape");
+    Tensor(tensor).copy_(found->second);
+  }
+}
+
+}  // namespace semiseg

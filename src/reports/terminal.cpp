@@ -1,0 +1,84 @@
+#include <cmath>
+#include <cstdio>
+
+#include "semiseg/error.h"
+#include "semiseg/log.h"
+#include "semiseg/report.h"
+
+namespace semiseg {
+namespace {
+
+std::string format(const char* pattern, auto... values) {
+  char text[512];
+  std::snprintf(text, sizeof(text), pattern, values...);
+  return text;
+}
+
+std::string percent(const MaybeFraction& value) { return value ? format("%6.2f", 100 * *value) : "     -"; }
+
+std::string duration(double seconds) {
+  const auto s = static_cast<long long>(std::llround(std::max(0.0, seconds)));
+  if (s < 60) return format("%llds", s);
+  if (s < 3600) return format("%lldm%02llds", s / 60, s % 60);
+  return format("%lldh%02lldm", s / 3600, s / 60 % 60);
+}
+
+// The progress line and, after each epoch, the per-class table. Where stdout is no terminal, plain lines.
+class Terminal : public Reporter {
+ public:
+  void begin(const RunInfo& info) override {
+    info_ = info;
+    log_info(str("run folder: ", info.dir, "; ", info.total_steps, " steps, ", info.steps_per_epoch, " per epoch",
+                 info.first_step > 0 ? str(", going on after step ", info.first_step) : ""));
+  }
+
+  void step(const StepReport& r) override {
+    std::string line =
+        format("epoch %lld  step %lld/%lld  loss %.4f (labelled %.4f", static_cast<long long>(r.epoch),
+               static_cast<long long>(r.step), static_cast<long long>(info_.total_steps), r.loss, r.loss_supervised);
+    if (r.loss_unsupervised) line += format(", unlabelled %.4f", *r.loss_unsupervised);
+    line += format(")  lr %.2e  %.1f images/s  data wait %.0f%%  %s left", r.lr, r.images_per_s, 100 * r.data_wait,
+                   duration(r.seconds_left).c_str());
+    if (terminal_is_interactive()) {
+      constexpr int kWidth = 20;
+      const int filled = static_cast<int>(kWidth * r.step / std::max<int64_t>(1, info_.total_steps));
+      show_status("[" + std::string(filled, '=') + std::string(kWidth - filled, ' ') + "] " + line);
+      log_file_only(line);
+    } else {
+      log_info(line);
+    }
+  }
+
+  void epochs(const std::vector<EpochRecord>& history, bool resumed) override {
+    if (resumed || history.empty()) return;
+    const EpochRecord& r = history.back();
+    std::string text = format("epoch %lld  loss %.4f  %.1f images/s  %s", static_cast<long long>(r.epoch), r.loss,
+                              r.images_per_s, duration(r.seconds).c_str());
+    if (r.pseudo) text += format("  pseudo-labels accepted %.1f%%", 100 * r.pseudo->accepted);
+    if (!r.val) return log_info(text);
+    double best = -1;
+    int64_t best_epoch = 0;
+    for (const EpochRecord& e : history)
+      if (e.val && e.val->miou > best) best = e.val->miou, best_epoch = e.epoch;
+    text += format("  mIoU %.2f (best %.2f in epoch %lld)", 100 * r.val->miou, 100 * best, static_cast<long long>(best_epoch));
+    log_info(text + "\n" + score_table(*r.val, info_.class_names));
+  }
+
+ private:
+  RunInfo info_;
+};
+
+}  // namespace
+
+std::string score_table(const Scores& s, const std::vector<std::string>& class_names) {
+  std::string text = format("  %-16s %6s %8s %12s %17s", "class", "IoU", "accuracy", "label share", "prediction share");
+  for (size_t c = 0; c < class_names.size(); ++c)
+    text += format("\n  %-16s %6s %8s %11.2f%% %16.2f%%", class_names[c].c_str(), percent(s.iou[c]).c_str(),
+                   percent(s.class_accuracy[c]).c_str(), 100 * s.label_share[c], 100 * s.prediction_share[c]);
+  return text + format("\n  mIoU %.2f  mean class accuracy %.2f  pixel accuracy %.2f", 100 * s.miou,
+                       100 * s.mean_class_accuracy, 100 * s.pixel_accuracy);
+}
+
+std::unique_ptr<Reporter> make_terminal() { return std::make_unique<Terminal>(); }
+
+}  // namespace semiseg

@@ -1,0 +1,97 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <opencv2/core/version.hpp>
+
+#include "semiseg/device.h"
+#include "semiseg/log.h"
+#include "semiseg/train.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string& command_line() {
+  static std::string words;
+  return words;
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+}  // namespace
+
+void remember_command_line(int argc, char** argv) {
+  for (int i = 0; i < argc; ++i) command_line() += (i ? " " : "") + std::string(argv[i]);
+}
+
+RunFolder RunFolder::fresh(const Config& config) {
+  RunFolder folder;
+  if (!config.run.dir.empty()) {
+    folder.dir_ = config.run.dir;
+    if (fs::exists(folder.dir_) && !fs::is_empty(folder.dir_))
+      throw Error(ErrorKind::kConfig, "the run folder is not empty", "run.dir: " + folder.dir_,
+                  "continue it with `semiseg train --resume " + folder.dir_ + "` or choose another");
+    return folder;
+  }
+  folder.dir_ = "runs/" + config.run.name;
+  for (int number = 2; fs::exists(folder.dir_); ++number)
+    folder.dir_ = "runs/" + config.run.name + "-" + std::to_string(number);
+  return folder;
+}
+
+RunFolder RunFolder::existing(const std::string& dir) {
+  if (!fs::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
+  RunFolder folder;
+  folder.dir_ = dir;
+  folder.resumed_ = true;
+  folder.lock_ = std::make_shared<FolderLock>(dir);
+  return folder;
+}
+
+void RunFolder::open(const Config& config, const TrainState& state, torch::Device device, bool bf16) {
+  make_folders(dir_ + "/checkpoints");
+  if (!lock_) lock_ = std::make_shared<FolderLock>(dir_);
+  remove_stale_temporaries(dir_);
+  remove_stale_temporaries(dir_ + "/checkpoints");
+  opened_ = true;
+  log_to_file(dir_ + "/train.log");
+  write_file(dir_ + "/config.yaml", to_yaml(config));
+
+  char host[256] = {};
+  ::gethostname(host, sizeof(host) - 1);
+  const nlohmann::ordered_json environment = {{"semiseg", SEMISEG_VERSION},
+                                              {"commit", SEMISEG_COMMIT},
+                                              {"torch", TORCH_VERSION},
+                                              {"opencv", CV_VERSION},
+                                              {"device", describe_device(device)},
+                                              {"precision", bf16 ? "bf16" : "fp32"},
+                                              {"threads", at::get_num_threads()},
+                                              {"host", host},
+                                              {"command_line", command_line()},
+                                              {"working_directory", fs::current_path().string()},
+                                              {"seed", config.seed},
+                                              {"data_fingerprint", state.data_fingerprint},
+                                              {"started", now_utc()},
+                                              {"resumed_at_step", resumed_ ? nlohmann::ordered_json(state.step) : nullptr}};
+  write_file(dir_ + "/environment.json", environment.dump(2) + "\n");
+}
+
+void RunFolder::discard_if_empty() {
+  if (!opened_ || resumed_ || !fs::is_empty(dir_ + "/checkpoints")) return;
+  log_close();
+  std::error_code error;
+  fs::remove_all(dir_, error);
+}
+
+}  // namespace semiseg

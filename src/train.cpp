@@ -1,0 +1,168 @@
+#include "semiseg/train.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "semiseg/device.h"
+#include "semiseg/evaluate.h"
+#include "semiseg/loader.h"
+#include "semiseg/log.h"
+#include "semiseg/weights.h"
+#include "train_parts.h"
+
+// One training run, top to bottom: data, networks, optimizer, resume, loop.
+
+namespace semiseg {
+
+TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
+  const torch::Device device = resolve_device(config.run.device);
+  const bool bf16 = resolve_bf16(config.run.precision, device);
+  log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
+
+  // Data. Labels of the unlabelled list are never read; those of the others are all read once, so that a broken one is found
+  // now.
+  const auto data = open_dataset(config);
+  TrainState state = from ? from->state : TrainState{};
+  if (from)
+    require_same_data(*from, *data);
+  else
+    count_and_weigh(*data, config, &state);
+
+  // The method owns every network it trains or averages. All start with the same weights.
+  const MethodParts parts{network_factory(config, data->classes().size(), from.has_value()),
+                          SupervisedLoss(config.loss, state.class_weights, device), data->classes().size()};
+  const auto method = methods().at(config.semi.method)(config.semi, parts);
+  move_module(*method, device);
+  Optimizer optimizer(method->student(), config.optim);
+
+  const BatchNeeds needs = method->needs();
+  const int64_t accumulate = config.optim.accumulate;
+  const int64_t steps_per_epoch = count_steps_per_epoch(config, *data, needs);
+  extend_config(&config, extend, steps_per_epoch);
+  const int64_t total_steps = config.optim.steps ? *config.optim.steps : *config.optim.epochs * steps_per_epoch;
+  const auto end_of_epoch = [&](int64_t epoch) { return std::min(epoch * steps_per_epoch, total_steps); };
+  const double images_per_step =
+      static_cast<double>(accumulate * (config.optim.batch_labeled + (needs.unlabeled ? config.optim.batch_unlabeled : 0)));
+
+  if (from) restore(*from, *method, optimizer);
+  for (auto& [name, sum] : state.epoch_sums) sum = sum.to(device);
+  if (from) warn_of_other_hardware(*from, device);
+
+  folder.open(config, state, device, bf16);
+  report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});
+  if (from) report.epochs(state.history, /*resumed=*/true);
+
+  Loader loader(*data, loader_options(config, needs, device));
+  const EvalOptions eval_options = make_eval_options(config, device, bf16);
+  const auto save = [&](const std::string& name) {
+    save_checkpoint(folder.dir() + "/checkpoints/" + name + ".safetensors", config, data->classes(), state, *method, optimizer);
+  };
+  const auto stopping = [] { return stop_signal() != 0; };
+
+  if (config.eval.first && !from)
+    if (const auto scores = evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping))
+      log_info("before training:\n" + score_table(*scores, data->classes().names));
+
+  Stopwatch watch;        // of the epoch, running on from where a resumed run stopped
+  Stopwatch since_start;  // for the time left
+  const int64_t first_step = state.step;
+  double epoch_base_seconds = state.epoch_seconds;
+  const auto note_time = [&] {
+    state.epoch_seconds = epoch_base_seconds + watch.seconds();
+    state.epoch_wait += loader.take_wait_seconds();
+  };
+
+  // True while the weights are those of an update, not of half of one; then an error loses nothing.
+  bool between_steps = true;
+  try {
+    for (;;) {
+      // A finished epoch that is not in the history yet: so, too, does a resumed run repeat an evaluation that was interrupted.
+      const int64_t epoch = static_cast<int64_t>(state.history.size()) + 1;
+      if (state.step > recorded_step(state) && state.step == end_of_epoch(epoch)) {
+        note_time();
+        require_finite_loss(state);
+        const bool evaluate_now = epoch % config.eval.every == 0 || state.step == total_steps;
+        Stopwatch evaluation;
+        const auto scores =
+            evaluate_now ? evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping) : std::nullopt;
+        if (evaluate_now && !scores) {
+          save("last");
+          return {state, stop_signal()};
+        }
+        EpochRecord record = epoch_record(state, epoch, images_per_step, scores);
+        record.seconds += evaluation.seconds();
+        record.lr = config.optim.lr * schedule_factor(config.optim, state.step - 1, total_steps);
+        record.peak_memory_mb = peak_memory_mb(device);
+        const bool best = scores && scores->miou > state.best_miou;
+        if (best) state.best_miou = scores->miou, state.best_epoch = epoch;
+        state.history.push_back(record);
+        state.epoch_sums.clear();
+        state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
+        save("last");
+        if (best) link_file(folder.dir() + "/checkpoints/last.safetensors", folder.dir() + "/checkpoints/best.safetensors");
+        report.epochs(state.history, /*resumed=*/false);
+        loader.take_wait_seconds();
+        watch.restart();
+      }
+      if (state.step == total_steps) break;
+      if (stopping()) {
+        note_time();
+        require_finite_loss(state);
+        save("last");
+        return {state, stop_signal()};
+      }
+
+      // Forward and backward, over `accumulate` micro-batches.
+      const Progress progress{state.step, total_steps, steps_per_epoch};
+      method->student().train();
+      optimizer.zero_grad();
+      for (int64_t micro = 0; micro < accumulate; ++micro) {
+        const int64_t index = state.step * accumulate + micro;
+        const TrainBatch batch = loader.batch(index);
+        between_steps = false;
+        reseed_dropout(*method, config.seed, index);
+        StepOutput out;
+        {
+          const Autocast autocast(device, bf16);
+          out = method->step(batch, progress);
+        }
+        (out.loss / accumulate).backward();
+        add_to_sums(&state.epoch_sums, out);
+      }
+
+      // Update, then whatever follows the student: the EMA teacher.
+      optimizer.step(schedule_factor(config.optim, state.step, total_steps));
+      {
+        at::NoGradGuard no_grad;
+        method->after_update(progress);
+      }
+      ++state.step;
+      between_steps = true;
+
+      if (state.step % config.report.every_steps == 0 || state.step == end_of_epoch(epoch)) {
+        note_time();
+        require_finite_loss(state);
+        report.step(step_report(state, epoch, images_per_step,
+                                config.optim.lr * schedule_factor(config.optim, progress.step, total_steps),
+                                since_start.seconds() / static_cast<double>(state.step - first_step) *
+                                    static_cast<double>(total_steps - state.step)));
+      }
+      if (config.checkpoint.every_steps > 0 && state.step % config.checkpoint.every_steps == 0) {
+        note_time();
+        require_finite_loss(state);
+        save(numbered_name(state.step));
+        remove_old_checkpoints(folder.dir(), config.checkpoint.keep);
+      }
+    }
+  } catch (const Error& e) {
+    // Unreadable data after hours of training: keep what was reached.
+    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) save("last");
+    throw;
+  }
+  return {state, 0};
+}
+
+}  // namespace semiseg

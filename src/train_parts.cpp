@@ -1,0 +1,232 @@
+#include "train_parts.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "semiseg/device.h"
+#include "semiseg/log.h"
+#include "semiseg/weights.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Names and sizes of all lists: what a resumed run must find again.
+std::string fingerprint(const Dataset& data) {
+  std::string names;
+  for (const Split split : {Split::kLabeled, Split::kUnlabeled, Split::kVal})
+    for (int64_t i = 0; i < data.size(split); ++i) names += data.id(split, i) + "\n";
+  char text[64];
+  std::snprintf(text, sizeof(text), "%lld+%lld+%lld-%016llx", static_cast<long long>(data.size(Split::kLabeled)),
+                static_cast<long long>(data.size(Split::kUnlabeled)), static_cast<long long>(data.size(Split::kVal)),
+                static_cast<unsigned long long>(hash_name(names)));
+  return text;
+}
+
+std::string format(const char* pattern, auto... values) {
+  char text[256];
+  std::snprintf(text, sizeof(text), pattern, values...);
+  return text;
+}
+
+double value_of(const TrainState& state, const std::string& name) {
+  return state.epoch_sums.at(name).item<double>() / state.epoch_sums.at("count").item<double>();
+}
+
+std::string join(const std::vector<std::string>& words, size_t most) {
+  std::string text;
+  for (size_t i = 0; i < std::min(words.size(), most); ++i) text += (i ? ", " : "") + words[i];
+  return text + (words.size() > most ? str(", ... (", words.size(), " in all)") : "");
+}
+
+}  // namespace
+
+void count_and_weigh(const Dataset& data, const Config& config, TrainState* state) {
+  state->data_fingerprint = fingerprint(data);
+  const Stopwatch watch;
+  const ClassCounts counts = count_classes(data, Split::kLabeled, config.data.workers);
+  count_classes(data, Split::kVal, config.data.workers);
+  log_info(str("data: ", data.size(Split::kLabeled), " labelled, ", data.size(Split::kUnlabeled), " unlabelled, ",
+               data.size(Split::kVal), " validation images; labels read in ", format("%.1f s", watch.seconds())));
+
+  const bool given = config.loss.class_weights == "given";
+  const int64_t K = data.classes().size();
+  if (given && static_cast<int64_t>(config.loss.given_weights.size()) != K)
+    throw Error(ErrorKind::kConfig, str("has ", config.loss.given_weights.size(), " numbers for ", K, " classes"),
+                "loss.class_weights");
+  const auto weights = given ? config.loss.given_weights : class_weights(config.loss.class_weights, counts);
+  if (config.loss.class_weights != "none") state->class_weights = weights;
+
+  int64_t total = 0;
+  for (const int64_t pixels : counts.pixels) total += pixels;
+  if (total == 0) throw Error(ErrorKind::kData, "the labelled images hold no labelled pixel", "data.labeled");
+  std::string table = format("%-16s %10s %8s %8s", "class", "pixels", "images", "weight");
+  for (int64_t c = 0; c < K; ++c) {
+    const double share = static_cast<double>(counts.pixels[c]) / static_cast<double>(total);
+    table += format("\n%-16s %9.3f%% %8lld %8.3f", data.classes().names[c].c_str(), 100 * share,
+                    static_cast<long long>(counts.images[c]), weights[c]);
+  }
+  log_info("labelled pixels (weights: " + config.loss.class_weights + ")\n" + table);
+  for (int64_t c = 0; c < K; ++c)
+    if (counts.pixels[c] == 0)
+      log_warning("class \"" + data.classes().names[c] + "\" has no labelled pixel; the network cannot learn it");
+}
+
+void require_same_data(const Checkpoint& checkpoint, const Dataset& data) {
+  const std::string now = fingerprint(data);
+  if (now != checkpoint.state.data_fingerprint)
+    throw Error(ErrorKind::kData,
+                "the lists are not those this run began with (" + checkpoint.state.data_fingerprint + ", now " + now + ")",
+                checkpoint.path, "restore the lists, or start a new run with model.weights set to this checkpoint");
+}
+
+void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device) {
+  if (device.str() != checkpoint.device)
+    log_warning("this run computed on " + checkpoint.device + ", now on " + device.str() + ": results are no longer bit-equal");
+  if (at::get_num_threads() != checkpoint.threads)
+    log_warning(str("this run computed with ", checkpoint.threads, " threads, now with ", at::get_num_threads(),
+                    ": results are no longer bit-equal"));
+}
+
+std::function<std::shared_ptr<Segmenter>()> network_factory(const Config& config, int64_t num_classes, bool resumed) {
+  std::shared_ptr<StateDict> weights;
+  if (!config.model.weights.empty() && !resumed) {
+    weights = std::make_shared<StateDict>(read_weights(config.model.weights));
+    const auto network = make_segmenter(config.model, num_classes, config.seed);
+    const LoadSummary summary = load_weights(*network, *weights, config.model.weights);
+    log_info(str("weights: ", summary.loaded, " tensors from ", config.model.weights,
+                 summary.stripped_prefix.empty() ? "" : " (prefix \"" + summary.stripped_prefix + "\" taken off)"));
+    if (!summary.missing.empty()) log_info("  not in the file, keep their initial values: " + join(summary.missing, 6));
+    if (!summary.unexpected.empty()) log_info("  in the file, not in the network: " + join(summary.unexpected, 6));
+    if (!summary.reinitialized.empty())
+      log_info("  another number of classes, keep their initial values: " + join(summary.reinitialized, 6));
+  }
+  return [config, num_classes, weights] {
+    const auto network = make_segmenter(config.model, num_classes, config.seed);
+    if (weights) load_weights(*network, *weights, config.model.weights);
+    return network;
+  };
+}
+
+int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs) {
+  const auto updates = [&](Split split, int64_t batch) {
+    const int64_t images = batch * config.optim.accumulate;
+    return (data.size(split) + images - 1) / images;
+  };
+  const int64_t labeled = updates(Split::kLabeled, config.optim.batch_labeled);
+  return needs.unlabeled ? std::max(labeled, updates(Split::kUnlabeled, config.optim.batch_unlabeled)) : labeled;
+}
+
+void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
+  if (config->optim.epochs) config->optim.epochs = *config->optim.epochs + epochs;
+  if (config->optim.steps) config->optim.steps = *config->optim.steps + epochs * steps_per_epoch;
+}
+
+LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device) {
+  LoaderOptions options;
+  options.seed = config.seed;
+  options.batch_labeled = config.optim.batch_labeled;
+  options.batch_unlabeled = config.optim.batch_unlabeled;
+  options.view = {config.data.crop.at(0), config.data.crop.at(1), config.data.scale.at(0), config.data.scale.at(1),
+                  config.data.flip};
+  options.needs = needs;
+  options.workers = config.data.workers;
+  options.mean = config.data.mean;
+  options.std = config.data.std;
+  options.device = device;
+  return options;
+}
+
+EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16) {
+  EvalOptions options{config.eval, config.data.mean, config.data.std, bf16, config.data.workers, device};
+  if (options.eval.window.empty()) options.eval.window = config.data.crop;
+  if (options.eval.stride.empty())
+    options.eval.stride = {std::max<int64_t>(1, options.eval.window[0] * 2 / 3),
+                           std::max<int64_t>(1, options.eval.window[1] * 2 / 3)};
+  return options;
+}
+
+void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
+  at::NoGradGuard no_grad;
+  const auto add = [&](const std::string& name, const Tensor& value) {
+    const auto found = sums->find(name);
+    if (found == sums->end())
+      sums->emplace(name, value.clone());
+    else
+      found->second += value;
+  };
+  add("loss", out.loss.detach().to(at::kDouble));
+  for (const auto& [name, value] : out.scalars) add(name, value.to(at::kDouble));
+  if (out.pseudo_2K.defined()) add("pseudo", out.pseudo_2K);
+  add("count", at::ones({}, out.loss.options().dtype(at::kDouble)));
+}
+
+void require_finite_loss(const TrainState& state) {
+  const auto loss = state.epoch_sums.find("loss");
+  if (loss == state.epoch_sums.end() || std::isfinite(loss->second.item<double>())) return;
+  throw Error(ErrorKind::kNonFinite, str("the loss became NaN or infinite by step ", state.step), "",
+              "lower optim.lr, set optim.clip_grad_norm, or go on from the last checkpoint with other settings");
+}
+
+EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores) {
+  EpochRecord record;
+  record.epoch = epoch;
+  record.step = state.step;
+  record.seconds = state.epoch_seconds;
+  const int64_t steps = state.step - recorded_step(state);
+  record.images_per_s = static_cast<double>(steps) * images_per_step / std::max(state.epoch_seconds, 1e-9);
+  record.data_wait = std::min(1.0, state.epoch_wait / std::max(state.epoch_seconds, 1e-9));
+  record.loss = value_of(state, "loss");
+  record.loss_supervised = value_of(state, "loss_supervised");
+  if (state.epoch_sums.count("loss_unsupervised")) record.loss_unsupervised = value_of(state, "loss_unsupervised");
+  record.val = scores;
+  if (const auto found = state.epoch_sums.find("pseudo"); found != state.epoch_sums.end()) {
+    const auto counts_2K = found->second.to(at::kCPU, at::kDouble).contiguous();
+    const double* predicted = counts_2K.data_ptr<double>();
+    const double* accepted = predicted + counts_2K.size(1);
+    const double valid = counts_2K[0].sum().item<double>(), used = counts_2K[1].sum().item<double>();
+    PseudoScores pseudo;
+    pseudo.accepted = valid > 0 ? used / valid : 0;
+    for (int64_t c = 0; c < counts_2K.size(1); ++c) {
+      pseudo.share.push_back(used > 0 ? accepted[c] / used : 0);
+      pseudo.accepted_by_class.push_back(predicted[c] > 0 ? MaybeFraction(accepted[c] / predicted[c]) : std::nullopt);
+    }
+    record.pseudo = pseudo;
+  }
+  return record;
+}
+
+StepReport step_report(const TrainState& state, int64_t epoch, double images_per_step, double lr, double seconds_left) {
+  StepReport report;
+  report.epoch = epoch;
+  report.step = state.step;
+  report.loss = value_of(state, "loss");
+  report.loss_supervised = value_of(state, "loss_supervised");
+  if (state.epoch_sums.count("loss_unsupervised")) report.loss_unsupervised = value_of(state, "loss_unsupervised");
+  report.lr = lr;
+  const int64_t steps = state.step - recorded_step(state);
+  report.images_per_s = static_cast<double>(steps) * images_per_step / std::max(state.epoch_seconds, 1e-9);
+  report.data_wait = std::min(1.0, state.epoch_wait / std::max(state.epoch_seconds, 1e-9));
+  report.seconds_left = seconds_left;
+  return report;
+}
+
+std::string numbered_name(int64_t step) { return format("step_%08lld", static_cast<long long>(step)); }
+
+void remove_old_checkpoints(const std::string& run_dir, int64_t keep) {
+  std::vector<std::string> numbered;
+  for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints"))
+    if (entry.path().filename().string().rfind("step_", 0) == 0) numbered.push_back(entry.path().string());
+  std::sort(numbered.begin(), numbered.end());
+  while (static_cast<int64_t>(numbered.size()) > keep) {
+    fs::remove(numbered.front());
+    numbered.erase(numbered.begin());
+  }
+}
+
+}  // namespace semiseg

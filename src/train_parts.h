@@ -1,0 +1,64 @@
+// What the training loop calls; kept out of train.cpp so that the loop can be read in one go.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "semiseg/evaluate.h"
+#include "semiseg/train.h"
+
+namespace semiseg {
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  void restart() { start_ = std::chrono::steady_clock::now(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// Reads the labels of the labelled and the validation list, prints the share of each class with its weight in the loss, and
+// stores weights and the data's fingerprint in the state. Throws Error(kData) for a label that cannot be used.
+void count_and_weigh(const Dataset& data, const Config& config, TrainState* state);
+
+// Throws Error(kData) when the lists are not those that the checkpoint was trained on.
+void require_same_data(const Checkpoint& checkpoint, const Dataset& data);
+
+// Says in the log when the device or the number of threads is another one: results are then no longer bit-equal.
+void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);
+
+// Makes networks with the seed's initial weights or those of model.weights, which are read once and reported. `resumed` leaves
+// that file alone, since the checkpoint holds all weights.
+std::function<std::shared_ptr<Segmenter>()> network_factory(const Config& config, int64_t num_classes, bool resumed);
+
+// The larger over both lists of ceil(N / (batch * accumulate)).
+int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs);
+
+// Adds epochs to optim.epochs, or their steps to optim.steps.
+void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch);
+
+LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device);
+
+// config.eval with the window and stride it implies.
+EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16);
+
+// Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
+void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
+
+// Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite. Reads one value from the device.
+void require_finite_loss(const TrainState& state);
+
+// The step at which the newest epoch in the history ended; 0 before the first.
+inline int64_t recorded_step(const TrainState& state) { return state.history.empty() ? 0 : state.history.back().step; }
+
+// A finished epoch, from its sums; `seconds` holds training alone.
+EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores);
+StepReport step_report(const TrainState& state, int64_t epoch, double images_per_step, double lr, double seconds_left);
+
+std::string numbered_name(int64_t step);  // step_00000042
+void remove_old_checkpoints(const std::string& run_dir, int64_t keep);
+
+}  // namespace semiseg

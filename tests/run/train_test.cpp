@@ -1,0 +1,169 @@
+// Whole runs of the program, as a user types them.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "semiseg/files.h"
+#include "semiseg/weights.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int code;
+  std::string output;  // stdout and stderr
+};
+
+class Runs : public testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = testing::TempDir() + "/semiseg_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    fs::remove_all(dir_);
+    make_folders(dir_);
+    write_file(dir_ + "/tiny.yaml", R"(seed: 5
+data: {format: synthetic, size: [64, 96], counts: [6, 8, 2], crop: 64, workers: 2}
+model: {backbone: resnet18}
+loss: {class_weights: enet}
+semi: {method: fixmatch, teacher: ema, threshold: 0.2}
+optim: {lr: 0.01, batch_labeled: 2, batch_unlabeled: 2, epochs: 2}
+report: {every_steps: 1}
+)");
+  }
+
+  Outcome semiseg(const std::string& words) const {
+    FILE* pipe = ::popen(("cd " + dir_ + " && " SEMISEG_BINARY " " + words + " 2>&1").c_str(), "r");
+    Outcome outcome{0, ""};
+    char text[4096];
+    while (size_t got = std::fread(text, 1, sizeof(text), pipe)) outcome.output.append(text, got);
+    const int status = ::pclose(pipe);
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return outcome;
+  }
+
+  std::vector<nlohmann::json> metrics(const std::string& run) const {
+    std::vector<nlohmann::json> lines;
+    std::ifstream file(dir_ + "/" + run + "/metrics.jsonl");
+    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+    return lines;
+  }
+
+  StateDict tensors(const std::string& file) const { return read_safetensors(dir_ + "/" + file).tensors; }
+
+  static void expect_equal(const StateDict& a, const StateDict& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (const auto& [name, tensor] : a) ASSERT_TRUE(tensor.equal(b.at(name))) << name;
+  }
+
+  std::string dir_;
+};
+
+TEST_F(Runs, TrainLeavesTheFolderThatIsPromised) {
+  const Outcome run = semiseg("train tiny.yaml");
+  ASSERT_EQ(run.code, 0) << run.output;
+  for (const char* file : {"config.yaml", "environment.json", "status.json", "train.log", "metrics.jsonl", "metrics.csv",
+                           "checkpoints/last.safetensors", "checkpoints/best.safetensors"})
+    EXPECT_TRUE(fs::exists(dir_ + "/runs/tiny/" + file)) << file;
+  const auto lines = metrics("runs/tiny");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[1]["epoch"], 2);
+  EXPECT_EQ(lines[1]["step"], 8);  // the larger of 6 / 2 and 8 / 2 a epoch
+  for (const char* key : {"seconds", "lr", "images_per_s", "data_wait", "peak_memory_mb", "train", "val", "pseudo", "alarms"})
+    EXPECT_TRUE(lines[0].contains(key)) << key;
+  EXPECT_EQ(lines[0]["val"]["iou"].size(), 19u);
+  EXPECT_EQ(nlohmann::json::parse(read_file(dir_ + "/runs/tiny/status.json"))["state"], "done");
+  EXPECT_EQ(read_file(dir_ + "/runs/tiny/train.log").find('\x1b'), std::string::npos);
+
+  // A second run beside it, the same to the bit; its config is the resolved one.
+  const Outcome again = semiseg("train runs/tiny/config.yaml data.workers=0");
+  ASSERT_EQ(again.code, 0) << again.output;
+  ASSERT_TRUE(fs::exists(dir_ + "/runs/tiny-2")) << again.output;
+  expect_equal(tensors("runs/tiny/checkpoints/last.safetensors"), tensors("runs/tiny-2/checkpoints/last.safetensors"));
+
+  const Outcome eval = semiseg("eval runs/tiny/checkpoints/last.safetensors --json val.json --predictions out");
+  ASSERT_EQ(eval.code, 0) << eval.output;
+  EXPECT_EQ(nlohmann::json::parse(read_file(dir_ + "/val.json")), lines[1]["val"]);
+}
+
+TEST_F(Runs, ResumeFromTheMiddleOfAnEpochEqualsTheRunThatWasNeverStopped) {
+  ASSERT_EQ(semiseg("train tiny.yaml checkpoint.every_steps=1 checkpoint.keep=100").code, 0);
+  for (const char* step : {"step_00000003", "step_00000004", "step_00000006"}) {
+    fs::remove_all(dir_ + "/cut");
+    make_folders(dir_ + "/cut/checkpoints");
+    fs::copy(dir_ + "/runs/tiny/checkpoints/" + step + ".safetensors", dir_ + "/cut/checkpoints/");
+    write_file(dir_ + "/cut/metrics.jsonl", "{\"epoch\": 1}\n{\"epoch\": 1}\ntorn");
+    const Outcome resumed = semiseg("train --resume cut data.workers=1");
+    ASSERT_EQ(resumed.code, 0) << resumed.output;
+    expect_equal(tensors("runs/tiny/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
+    const auto whole = metrics("runs/tiny"), cut = metrics("cut");
+    ASSERT_EQ(cut.size(), 2u);
+    for (size_t e = 0; e < 2; ++e)
+      for (const char* key : {"epoch", "step", "lr", "train", "val", "pseudo"})
+        EXPECT_EQ(cut[e][key], whole[e][key]) << step << key;
+  }
+}
+
+TEST_F(Runs, ExtendAddsEpochsAndContinuesTheSchedule) {
+  ASSERT_EQ(semiseg("train tiny.yaml").code, 0);
+  const Outcome done = semiseg("train --resume runs/tiny");
+  EXPECT_EQ(done.code, 0) << done.output;
+  const Outcome extended = semiseg("train --resume runs/tiny --extend 1");
+  ASSERT_EQ(extended.code, 0) << extended.output;
+  const auto lines = metrics("runs/tiny");
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[2]["epoch"], 3);
+  EXPECT_NEAR(lines[2]["lr"].get<double>(), 0.01 * std::pow(1 - 11.0 / 12, 0.9), 1e-12);
+}
+
+TEST_F(Runs, ResumeRefusesOtherSettingsAndNamesTheKey) {
+  ASSERT_EQ(semiseg("train tiny.yaml optim.epochs=1").code, 0);
+  const Outcome outcome = semiseg("train --resume runs/tiny optim.lr=0.5");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.output.find("optim.lr"), std::string::npos) << outcome.output;
+}
+
+TEST_F(Runs, ADamagedNewestCheckpointIsPassedOver) {
+  ASSERT_EQ(semiseg("train tiny.yaml checkpoint.every_steps=3").code, 0);
+  const std::string folder = dir_ + "/runs/tiny/checkpoints/";
+  for (const char* name : {"last", "best"}) {
+    const std::string path = folder + name + ".safetensors";
+    write_file(path, read_file(path).substr(0, 5000));
+  }
+  const Outcome resumed = semiseg("train --resume runs/tiny");
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find("damaged"), std::string::npos) << resumed.output;
+  EXPECT_EQ(metrics("runs/tiny").size(), 2u);
+}
+
+TEST_F(Runs, ALossThatIsNotFiniteEndsWithItsOwnCode) {
+  const Outcome outcome = semiseg("train tiny.yaml optim.lr=1e30");
+  EXPECT_EQ(outcome.code, 4) << outcome.output;
+  EXPECT_NE(outcome.output.find("optim.lr"), std::string::npos) << outcome.output;
+  EXPECT_FALSE(fs::exists(dir_ + "/runs/tiny/checkpoints/last.safetensors"));
+}
+
+TEST_F(Runs, AFullDiskEndsWithItsOwnCodeAndKeepsWhatIsWritten) {
+  // The limit on file sizes stands in for a full disk; a checkpoint is larger than it, all other files are smaller.
+  const Outcome outcome = semiseg("config tiny.yaml >/dev/null; ulimit -f 20000; " SEMISEG_BINARY " train tiny.yaml");
+  EXPECT_EQ(outcome.code, 6) << outcome.output;
+  EXPECT_NE(outcome.output.find("last.safetensors"), std::string::npos) << outcome.output;
+  EXPECT_TRUE(fs::is_empty(dir_ + "/runs/tiny/checkpoints"));
+}
+
+TEST_F(Runs, EveryMethodTrains) {
+  for (const std::string method : {"supervised", "pseudo_label", "mean_teacher"}) {
+    write_file(dir_ + "/" + method + ".yaml", "base: tiny.yaml\nsemi: {method: " + method + "}\n");
+    const Outcome outcome = semiseg("train " + method + ".yaml optim.epochs=1");
+    EXPECT_EQ(outcome.code, 0) << method << outcome.output;
+  }
+}
+
+}  // namespace
+}  // namespace semiseg

@@ -1,0 +1,112 @@
+#include "semiseg/optim.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+namespace {
+
+struct Rig {
+  explicit Rig(OptimConfig config) : network(make_segmenter(model(), 3, 1)), optimizer(*network, config) {}
+  static ModelConfig model() {
+    ModelConfig config;
+    config.backbone = "resnet18";
+    return config;
+  }
+  Tensor parameter(const std::string& name) { return network->named_parameters()[name]; }
+  void set_gradients(double value) {
+    for (auto& p : network->parameters()) p.mutable_grad() = at::full_like(p, value);
+  }
+  std::shared_ptr<Segmenter> network;
+  Optimizer optimizer;
+};
+
+constexpr const char* kEncoder = "encoder.bn1.weight";        // starts at 1
+constexpr const char* kDecoder = "segmentation_head.0.bias";  // starts at 0
+
+TEST(Schedule, FollowsItsFormulas) {
+  OptimConfig config;
+  config.schedule = "poly";
+  EXPECT_DOUBLE_EQ(schedule_factor(config, 0, 100), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(config, 50, 100), std::pow(0.5, 0.9));
+  config.warmup_steps = 10;
+  EXPECT_DOUBLE_EQ(schedule_factor(config, 4, 100), std::pow(0.96, 0.9) * 0.5);
+  config.warmup_steps = 0;
+  config.schedule = "cosine";
+  EXPECT_DOUBLE_EQ(schedule_factor(config, 25, 100), (1 + std::cos(M_PI / 4)) / 2);
+  config.schedule = "constant";
+  EXPECT_DOUBLE_EQ(schedule_factor(config, 99, 100), 1);
+}
+
+TEST(Optimizer, SgdWithMomentumByHand) {
+  OptimConfig config;
+  config.lr = 0.1;
+  config.momentum = 0.9;
+  config.weight_decay = 0.01;
+  config.decoder_lr_multiplier = 10;
+  Rig rig(config);
+  rig.set_gradients(1);
+  rig.optimizer.step(1);
+  // v = g + wd w;  w <- w - lr v;  then v <- .9 v + g + wd w
+  double w = 1, v = 1 + 0.01 * 1;
+  w -= 0.1 * v;
+  EXPECT_NEAR(rig.parameter(kEncoder)[0].item<double>(), w, 1e-6);
+  EXPECT_NEAR(rig.parameter(kDecoder)[0].item<double>(), -1.0, 1e-6);
+  v = 0.9 * v + 1 + 0.01 * w;
+  w -= 0.05 * v;
+  rig.optimizer.step(0.5);
+  EXPECT_NEAR(rig.parameter(kEncoder)[0].item<double>(), w, 1e-6);
+}
+
+TEST(Optimizer, AdamWByHand) {
+  OptimConfig config;
+  config.kind = "adamw";
+  config.lr = 0.01;
+  config.weight_decay = 0.1;
+  Rig rig(config);
+  double w = 1, m = 0, v = 0;
+  for (int t = 1; t <= 3; ++t) {
+    const double g = t;
+    rig.set_gradients(g);
+    rig.optimizer.step(1);
+    w *= 1 - 0.01 * 0.1;
+    m = 0.9 * m + 0.1 * g;
+    v = 0.999 * v + 0.001 * g * g;
+    w -= 0.01 * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.999, t))) + 1e-8);
+    EXPECT_NEAR(rig.parameter(kEncoder)[0].item<double>(), w, 1e-6) << t;
+  }
+}
+
+TEST(Optimizer, ClipsByGlobalNorm) {
+  OptimConfig config;
+  config.lr = 1;
+  config.momentum = 0;
+  config.weight_decay = 0;
+  config.clip_grad_norm = 0.5;
+  Rig rig(config);
+  rig.set_gradients(2);
+  double count = 0;
+  for (const auto& p : rig.network->parameters()) count += static_cast<double>(p.numel());
+  rig.optimizer.step(1);
+  EXPECT_NEAR(rig.parameter(kDecoder)[0].item<double>(), -0.5 / std::sqrt(count), 1e-7);
+}
+
+TEST(Optimizer, StateGoesThroughNames) {
+  OptimConfig config;
+  Rig a(config), b(config);
+  a.set_gradients(1);
+  a.optimizer.step(1);
+  b.optimizer.load_state(a.optimizer.state());
+  EXPECT_TRUE(
+      b.optimizer.state().at("encoder.conv1.weight.momentum").equal(a.optimizer.state().at("encoder.conv1.weight.momentum")));
+  auto broken = a.optimizer.state();
+  broken.erase("encoder.conv1.weight.momentum");
+  EXPECT_THROW(b.optimizer.load_state(broken), Error);
+}
+
+}  // namespace
+}  // namespace semiseg
