@@ -69,8 +69,8 @@ ClassSet classes_from(const Json& array) {
 void save_checkpoint(const std::string& path, const Config& config, const ClassSet& classes, const TrainState& state,
                      Method& method, const Optimizer& optimizer) {
   StateDict tensors = named_tensors(method);
-  require_finite(tensors);
   for (const auto& [name, tensor] : optimizer.state()) tensors["optimizer." + name] = tensor;
+  require_finite(tensors);
   for (const auto& [name, tensor] : state.epoch_sums) tensors["progress." + name] = tensor;
 
   Json history = Json::array();
@@ -163,19 +163,27 @@ Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string
   std::vector<std::string> paths;
   for (const auto& entry : fs::directory_iterator(folder, error))
     if (entry.path().extension() == ".safetensors") paths.push_back(entry.path().string());
-  std::sort(paths.begin(), paths.end());
+  // `last` comes last: of two with equal progress it is the one that knows of --extend.
+  std::sort(paths.begin(), paths.end(), [](const std::string& a, const std::string& b) {
+    const auto key = [](const std::string& path) { return std::pair(fs::path(path).stem() == "last", path); };
+    return key(a) < key(b);
+  });
+  std::string first_problem;
   for (const std::string& path : paths) {
     try {
       Checkpoint checkpoint = read_checkpoint(path);
-      if (!newest || progress(checkpoint) > progress(*newest)) newest = std::move(checkpoint);
+      if (!newest || progress(checkpoint) >= progress(*newest)) newest = std::move(checkpoint);
     } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kCheckpoint) throw;
+      if (first_problem.empty()) first_problem = e.what();
       if (damaged) damaged->push_back(e.what());
     }
   }
   if (newest) return std::move(*newest);
-  throw Error(ErrorKind::kCheckpoint,
-              paths.empty() ? "there is no checkpoint to go on from"
-                            : "none of its " + std::to_string(paths.size()) + " checkpoints is whole",
+  if (paths.empty())
+    throw Error(ErrorKind::kCheckpoint, "there is no checkpoint to go on from", run_dir,
+                "start the run anew with `semiseg train CONFIG`");
+  throw Error(ErrorKind::kCheckpoint, str("none of its ", paths.size(), " checkpoints is whole; the first: ", first_problem),
               run_dir, "start the run anew with `semiseg train CONFIG`");
 }
 
@@ -187,15 +195,17 @@ LoadedModel load_model(const std::string& path, const Config* config, torch::Dev
     model.config.model = checkpoint.config.model;
     model.classes = checkpoint.classes;
     model.network = make_segmenter(checkpoint.config.model, model.classes.size(), /*seed=*/0);
-    load_weights(*model.network, checkpoint.tensors, path);
+    const LoadSummary summary = load_weights(*model.network, checkpoint.tensors, path);
+    if (!summary.missing.empty()) throw Error(ErrorKind::kCheckpoint, "tensor \"" + summary.missing[0] + "\" is missing", path);
   } else {
+    const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first
     if (!config)
       throw Error(ErrorKind::kConfig, "a weights file alone does not say which network it belongs to", path,
                   "name a config too: semiseg eval " + path + " CONFIG.yaml");
     model.config = *config;
     model.classes = load_classes(config->data.classes, config->data.ignore_index);
     model.network = make_segmenter(config->model, model.classes.size(), /*seed=*/0);
-    const LoadSummary summary = load_weights(*model.network, read_weights(path), path);
+    const LoadSummary summary = load_weights(*model.network, weights, path);
     if (!summary.missing.empty() || !summary.reinitialized.empty())
       throw Error(
           ErrorKind::kCheckpoint,

@@ -21,7 +21,8 @@ constexpr const char* kTemporary = ".tmp-";
 [[noreturn]] void fail(const std::string& action, const std::string& path, int error) {
   const char* hint = "";
   if (error == ENOSPC || error == EDQUOT) hint = "free space on this disk; nothing already written is lost";
-  if (error == EACCES || error == EPERM || error == EROFS) hint = "choose a folder you may write to, with run.dir";
+  if (error == EACCES || error == EPERM || error == EROFS)
+    hint = "check who may read and write there, or choose another folder";
   throw Error(ErrorKind::kDisk, "cannot " + action + ": " + std::strerror(error), path, hint);
 }
 
@@ -85,18 +86,6 @@ void write_file(const std::string& path, std::string_view bytes) {
   file.commit();
 }
 
-void link_file(const std::string& from, const std::string& to) {
-  const std::string temporary = temporary_name(to);
-  ::unlink(temporary.c_str());
-  if (::link(from.c_str(), temporary.c_str()) != 0) {
-    write_file(to, read_file(from));
-    return;
-  }
-  if (::rename(temporary.c_str(), to.c_str()) != 0) fail("put the file in its place", to, errno);
-  ::unlink(temporary.c_str());  // rename does nothing when both already name one file
-  sync_folder(folder_of(to));
-}
-
 void make_folders(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
@@ -111,7 +100,7 @@ std::string read_file(const std::string& path) {
     ::close(fd);
     fail("read the file", path, EISDIR);
   }
-  std::string bytes(static_cast<size_t>(info.st_size), '\0');
+  std::string bytes(static_cast<size_t>(info.st_size) + 1, '\0');  // the extra byte meets the end of the file
   size_t filled = 0;
   for (;;) {
     if (filled == bytes.size()) bytes.resize(bytes.size() + 4096);  // grew since, or a pipe
@@ -128,6 +117,10 @@ std::string read_file(const std::string& path) {
   ::close(fd);
   bytes.resize(filled);
   return bytes;
+}
+
+void remove_file(const std::string& path) {
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail("remove the file", path, errno);
 }
 
 void remove_stale_temporaries(const std::string& folder) {

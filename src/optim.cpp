@@ -50,7 +50,8 @@ void Optimizer::step(double factor) {
   std::vector<Tensor> all;
   for (size_t g = 0; g < groups_.size(); ++g)
     for (const Tensor& parameter : groups_[g].parameters) {
-      gradients[g].push_back(parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter));
+      if (!parameter.grad().defined()) throw std::logic_error("a parameter has no gradient");
+      gradients[g].push_back(parameter.grad());
       all.push_back(gradients[g].back());
     }
   if (config_.clip_grad_norm > 0) {

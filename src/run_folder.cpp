@@ -50,6 +50,12 @@ RunFolder RunFolder::fresh(const Config& config) {
   return folder;
 }
 
+std::string RunFolder::free_name() const {
+  std::string dir = "runs/" + name_;
+  for (int number = 2; fs::exists(dir); ++number) dir = "runs/" + name_ + "-" + std::to_string(number);
+  return dir;
+}
+
 RunFolder RunFolder::existing(const std::string& dir) {
   if (!fs::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
   RunFolder folder;
@@ -60,6 +66,11 @@ RunFolder RunFolder::existing(const std::string& dir) {
 }
 
 void RunFolder::open(const Config& config, const TrainState& state, torch::Device device, bool bf16) {
+  if (!name_.empty()) {
+    // Another run of this name may have begun since: making the folder decides who has it.
+    make_folders("runs");
+    while (!fs::create_directory(dir_)) dir_ = free_name();
+  }
   make_folders(dir_ + "/checkpoints");
   if (!lock_) lock_ = std::make_shared<FolderLock>(dir_);
   remove_stale_temporaries(dir_);
@@ -70,21 +81,30 @@ void RunFolder::open(const Config& config, const TrainState& state, torch::Devic
 
   char host[256] = {};
   ::gethostname(host, sizeof(host) - 1);
-  const nlohmann::ordered_json environment = {{"semiseg", SEMISEG_VERSION},
-                                              {"commit", SEMISEG_COMMIT},
-                                              {"torch", TORCH_VERSION},
-                                              {"opencv", CV_VERSION},
-                                              {"device", describe_device(device)},
-                                              {"precision", bf16 ? "bf16" : "fp32"},
-                                              {"threads", at::get_num_threads()},
-                                              {"host", host},
-                                              {"command_line", command_line()},
-                                              {"working_directory", fs::current_path().string()},
-                                              {"seed", config.seed},
-                                              {"data_fingerprint", state.data_fingerprint},
-                                              {"started", now_utc()},
-                                              {"resumed_at_step", resumed_ ? nlohmann::ordered_json(state.step) : nullptr}};
-  write_file(dir_ + "/environment.json", environment.dump(2) + "\n");
+  // A resumed run keeps what the first start wrote and adds itself.
+  const std::string path = dir_ + "/environment.json";
+  nlohmann::ordered_json environment;
+  if (resumed_ && fs::exists(path))
+    environment = nlohmann::ordered_json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::ordered_json now = {{"semiseg", SEMISEG_VERSION},
+                                      {"commit", SEMISEG_COMMIT},
+                                      {"torch", TORCH_VERSION},
+                                      {"opencv", CV_VERSION},
+                                      {"device", describe_device(device)},
+                                      {"precision", bf16 ? "bf16" : "fp32"},
+                                      {"threads", at::get_num_threads()},
+                                      {"host", host},
+                                      {"command_line", command_line()},
+                                      {"working_directory", fs::current_path().string()},
+                                      {"seed", config.seed},
+                                      {"data_fingerprint", state.data_fingerprint},
+                                      {"started", now_utc()},
+                                      {"resumed_at_step", resumed_ ? nlohmann::ordered_json(state.step) : nullptr}};
+  if (environment.is_object())
+    environment["resumed"].push_back(now);
+  else
+    environment = now;
+  write_file(path, environment.dump(2) + "\n");
 }
 
 void RunFolder::discard_if_empty() {

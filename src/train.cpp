@@ -20,6 +20,8 @@ namespace semiseg {
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
+  config.run.precision = bf16 ? "bf16" : "fp32";  // a resumed run must not choose again
+  prefer_deterministic_kernels(config.run.deterministic, device);
   log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
 
   // Data. Labels of the unlabelled list are never read; those of the others are all read once, so that a broken one is found
@@ -54,12 +56,13 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   folder.open(config, state, device, bf16);
   report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});
   if (from) report.epochs(state.history, /*resumed=*/true);
-
   Loader loader(*data, loader_options(config, needs, device));
   const EvalOptions eval_options = make_eval_options(config, device, bf16);
   const auto save = [&](const std::string& name) {
     save_checkpoint(folder.dir() + "/checkpoints/" + name + ".safetensors", config, data->classes(), state, *method, optimizer);
   };
+  // The total that --extend raised, and a `last` that was damaged, must be on disk before anything else can happen.
+  if (from && (extend > 0 || from->path.find("/last.safetensors") == std::string::npos)) save("last");
   const auto stopping = [] { return stop_signal() != 0; };
 
   if (config.eval.first && !from)
@@ -101,8 +104,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         state.history.push_back(record);
         state.epoch_sums.clear();
         state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
+        if (best) save("best");  // a file of its own: damage to one leaves the other
         save("last");
-        if (best) link_file(folder.dir() + "/checkpoints/last.safetensors", folder.dir() + "/checkpoints/best.safetensors");
         report.epochs(state.history, /*resumed=*/false);
         loader.take_wait_seconds();
         watch.restart();
@@ -115,19 +118,21 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         return {state, stop_signal()};
       }
 
+      // All data of the update first: what cannot be read is found before the network is touched.
+      std::vector<TrainBatch> batches;
+      for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(state.step * accumulate + micro));
+
       // Forward and backward, over `accumulate` micro-batches.
+      between_steps = false;
       const Progress progress{state.step, total_steps, steps_per_epoch};
       method->student().train();
       optimizer.zero_grad();
       for (int64_t micro = 0; micro < accumulate; ++micro) {
-        const int64_t index = state.step * accumulate + micro;
-        const TrainBatch batch = loader.batch(index);
-        between_steps = false;
-        reseed_dropout(*method, config.seed, index);
+        reseed_dropout(*method, config.seed, state.step * accumulate + micro);
         StepOutput out;
         {
           const Autocast autocast(device, bf16);
-          out = method->step(batch, progress);
+          out = method->step(batches[micro], progress);
         }
         (out.loss / accumulate).backward();
         add_to_sums(&state.epoch_sums, out);
@@ -159,7 +164,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
     }
   } catch (const Error& e) {
     // Unreadable data after hours of training: keep what was reached.
-    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) save("last");
+    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) {
+      note_time();
+      require_finite_loss(state);
+      save("last");
+    }
     throw;
   }
   return {state, 0};

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
 
 #include "semiseg/device.h"
 #include "semiseg/log.h"
@@ -50,7 +51,10 @@ void count_and_weigh(const Dataset& data, const Config& config, TrainState* stat
   state->data_fingerprint = fingerprint(data);
   const Stopwatch watch;
   const ClassCounts counts = count_classes(data, Split::kLabeled, config.data.workers);
-  count_classes(data, Split::kVal, config.data.workers);
+  const ClassCounts val_counts = count_classes(data, Split::kVal, config.data.workers);
+  if (std::accumulate(val_counts.pixels.begin(), val_counts.pixels.end(), int64_t{0}) == 0)
+    throw Error(ErrorKind::kData, "there is no labelled validation pixel, so no score can be given", "data.val",
+                "name a list of images and labels");
   log_info(str("data: ", data.size(Split::kLabeled), " labelled, ", data.size(Split::kUnlabeled), " unlabelled, ",
                data.size(Split::kVal), " validation images; labels read in ", format("%.1f s", watch.seconds())));
 
@@ -169,8 +173,10 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
 void require_finite_loss(const TrainState& state) {
   const auto loss = state.epoch_sums.find("loss");
   if (loss == state.epoch_sums.end() || std::isfinite(loss->second.item<double>())) return;
-  throw Error(ErrorKind::kNonFinite, str("the loss became NaN or infinite by step ", state.step), "",
-              "lower optim.lr, set optim.clip_grad_norm, or go on from the last checkpoint with other settings");
+  throw Error(
+      ErrorKind::kNonFinite, str("the loss became NaN or infinite by step ", state.step), "",
+      "start a new run with a lower optim.lr or with optim.clip_grad_norm, from model.weights set to the last checkpoint "
+      "or anew");
 }
 
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores) {
@@ -224,7 +230,7 @@ void remove_old_checkpoints(const std::string& run_dir, int64_t keep) {
     if (entry.path().filename().string().rfind("step_", 0) == 0) numbered.push_back(entry.path().string());
   std::sort(numbered.begin(), numbered.end());
   while (static_cast<int64_t>(numbered.size()) > keep) {
-    fs::remove(numbered.front());
+    remove_file(numbered.front());
     numbered.erase(numbered.begin());
   }
 }

@@ -29,14 +29,14 @@ class AtomicFile {
 
 void write_file(const std::string& path, std::string_view bytes);  // atomic
 
-// Makes `to` name the same bytes as `from`, atomically: a hard link where the file system has them, else a copy.
-void link_file(const std::string& from, const std::string& to);
 void make_folders(const std::string& path);
 
-// Reads a whole file. Throws Error(kind) when it is missing or unreadable.
+// Reads a whole file.
 std::string read_file(const std::string& path);
 
-// Temporary files of killed processes in `folder`.
+void remove_file(const std::string& path);  // one that is not there is no error
+
+// Removes temporary files of killed processes in `folder`.
 void remove_stale_temporaries(const std::string& folder);
 
 // Holds an exclusive lock on a run folder for its lifetime; throws Error(kConfig) naming the process that has it.

@@ -34,7 +34,9 @@ class RunFolder {
   bool opened() const { return opened_; }
 
  private:
-  std::string dir_;
+  std::string free_name() const;
+
+  std::string dir_, name_;  // name_: runs/NAME is wanted, or NAME-2, ...; empty when the folder is given
   bool resumed_ = false, opened_ = false;
   std::shared_ptr<FolderLock> lock_;
 };

@@ -153,7 +153,7 @@ TEST_F(Runs, AFullDiskEndsWithItsOwnCodeAndKeepsWhatIsWritten) {
   // The limit on file sizes stands in for a full disk; a checkpoint is larger than it, all other files are smaller.
   const Outcome outcome = semiseg("config tiny.yaml >/dev/null; ulimit -f 20000; " SEMISEG_BINARY " train tiny.yaml");
   EXPECT_EQ(outcome.code, 6) << outcome.output;
-  EXPECT_NE(outcome.output.find("last.safetensors"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("checkpoints/best.safetensors"), std::string::npos) << outcome.output;
   EXPECT_TRUE(fs::is_empty(dir_ + "/runs/tiny/checkpoints"));
 }
 

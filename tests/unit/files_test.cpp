@@ -81,17 +81,6 @@ TEST_F(Files, ErrorsNameThePath) {
   EXPECT_THROW(write_file(dir_ + "/no/such/file", "x"), Error);
 }
 
-TEST_F(Files, LinksWithoutCopyAndOutliveTheOriginal) {
-  write_file(dir_ + "/last", "1");
-  link_file(dir_ + "/last", dir_ + "/best");
-  link_file(dir_ + "/last", dir_ + "/best");  // once more, onto itself
-  write_file(dir_ + "/last", "2");
-  EXPECT_EQ(read_file(dir_ + "/best"), "1");
-  link_file(dir_ + "/last", dir_ + "/best");
-  EXPECT_EQ(read_file(dir_ + "/best"), "2");
-  EXPECT_EQ(names().size(), 2u);
-}
-
 TEST_F(Files, RemovesWhatKilledProcessesLeft) {
   write_file(dir_ + "/a", "1");
   write_file(dir_ + "/a.tmp-12345", "half");
