@@ -4,6 +4,7 @@
 #include <csignal>
 
 #include "commands/command.h"
+#include "commands/failure.h"
 #include "semiseg/log.h"
 
 namespace semiseg {
@@ -62,15 +63,6 @@ int run(const Arguments& arguments) {
   report.add(make_metrics_file());
   report.add(make_status_file());
   report.add(make_terminal());
-  const auto fail = [&](int code, const std::string& message) {
-    if (!folder->opened()) return;
-    log_file_only("error: " + message);
-    try {
-      report.end(RunState::kFailed, code, message);
-    } catch (const Error&) {
-      // The disk is full, say: the error that ended the run is the one to show.
-    }
-  };
   try {
     const TrainResult result = train(config, extend, from, *folder, report);
     const std::string& dir = folder->dir();
@@ -85,12 +77,18 @@ int run(const Arguments& arguments) {
                  dir, "/checkpoints"));
     report.end(RunState::kDone, 0, "");
     return 0;
-  } catch (const Error& e) {
-    fail(e.exit_code(), e.what());
-    if (e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kConfig) folder->discard_if_empty();
-    throw;
   } catch (const std::exception& e) {
-    fail(1, e.what());
+    if (!folder->opened()) throw;
+    const Failure failure = describe_failure(e);
+    const bool bad_input =
+        failure.exit_code == static_cast<int>(ErrorKind::kData) || failure.exit_code == static_cast<int>(ErrorKind::kConfig);
+    try {
+      log_file_only("error: " + failure.message);
+      report.end(RunState::kFailed, failure.exit_code, failure.message);
+      if (bad_input) folder->discard_if_empty();
+    } catch (const std::exception&) {
+      // The disk is full, say: the error that ended the run is the one to show.
+    }
     throw;
   }
 }

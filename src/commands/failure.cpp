@@ -1,0 +1,36 @@
+#include "commands/failure.h"
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <new>
+
+#include "semiseg/error.h"
+
+namespace semiseg {
+namespace {
+
+constexpr const char* kMemoryHint = "out of memory; lower optim.batch_labeled, optim.batch_unlabeled or data.crop";
+
+// LibTorch's messages carry a stack trace behind the first lines.
+std::string one_line(std::string message) {
+  message = message.substr(0, message.find("\nException raised from"));
+  for (char& c : message)
+    if (c == '\n' || c == '\r') c = ' ';
+  return message;
+}
+
+}  // namespace
+
+Failure describe_failure(const std::exception& exception) {
+  const std::string what = one_line(exception.what());
+  if (const auto* error = dynamic_cast<const Error*>(&exception)) return {error->exit_code(), what};
+  if (dynamic_cast<const std::bad_alloc*>(&exception) || what.find("can't allocate memory") != std::string::npos ||
+      what.find("out of memory") != std::string::npos)
+    return {static_cast<int>(ErrorKind::kMemory), kMemoryHint};
+  if (const auto* error = dynamic_cast<const std::filesystem::filesystem_error*>(&exception))
+    return {static_cast<int>(ErrorKind::kDisk), error->path1().string() + ": " + error->code().message()};
+  return {1, "internal error: " + what};
+}
+
+}  // namespace semiseg
