@@ -233,6 +233,7 @@ struct Real {
 };
 
 constexpr Real kPositive{.low = 0, .low_included = false};
+constexpr Real kScale{.low = 0.05, .high = 20};
 constexpr Real kNotNegative{.low = 0};
 constexpr Real kShare{.low = 0, .high = 1};                                  // [0, 1]
 constexpr Real kShareBelowOne{.low = 0, .high = 1, .high_included = false};  // [0, 1)
@@ -388,7 +389,7 @@ const std::vector<Setting>& settings() {
       setting("data.classes", at(&C::data, &DataConfig::classes), Text{}, "cityscapes, camvid, synthetic or a YAML file"),
       setting("data.ignore_index", at(&C::data, &DataConfig::ignore_index), Integer{0, 255}, "label value that nothing counts"),
       setting("data.crop", at(&C::data, &DataConfig::crop), Sides{{8, kLargestSide}}, "training crop in pixels"),
-      setting("data.scale", at(&C::data, &DataConfig::scale), List<Real>{kPositive, 2}, "least and largest random resize"),
+      setting("data.scale", at(&C::data, &DataConfig::scale), List<Real>{kScale, 2}, "least and largest random resize"),
       setting("data.flip", at(&C::data, &DataConfig::flip), Switch{}, "mirror half of the crops"),
       setting("data.workers", at(&C::data, &DataConfig::workers), Integer{0, 256},
               "loader threads; results do not depend on it"),
@@ -452,7 +453,7 @@ const std::vector<Setting>& settings() {
       setting("eval.stride", at(&C::eval, &EvalConfig::stride), Sides{{1, kLargestSide}},
               "of the window; two thirds of it when not given"),
       setting("eval.flip", at(&C::eval, &EvalConfig::flip), Switch{}, "average with the mirrored image's prediction"),
-      setting("eval.scales", at(&C::eval, &EvalConfig::scales), List<Real>{kPositive}, "sizes whose predictions are averaged"),
+      setting("eval.scales", at(&C::eval, &EvalConfig::scales), List<Real>{kScale}, "sizes whose predictions are averaged"),
       setting("eval.first", at(&C::eval, &EvalConfig::first), Switch{}, "evaluate before the first step too"),
 
       setting("checkpoint.every_steps", at(&C::checkpoint, &CheckpointConfig::every_steps), Integer{0},
@@ -876,14 +877,17 @@ class Paths {
   void resolve_list(const std::string& key, std::string& list) const {
     if (is_resolved(key) || (key == "data.labeled" && parse_fraction(list))) return;
     const fs::path path = without_home(list);
-    Names tried{absolute_path(folder_of(key) / path)};
-    if (path.is_relative() && !config_.data.root.empty()) {
-      const std::string under_root = absolute_path(config_.data.root / path);
-      if (under_root != tried.front()) tried.push_back(under_root);
-    }
-    for (const auto& candidate : tried) {
-      if (!fs::is_regular_file(candidate)) continue;
-      list = candidate;
+    Names tried;
+    const auto candidate = [&](const fs::path& place) {
+      const std::string file = absolute_path(place);
+      if (!contains(tried, file)) tried.push_back(file);
+    };
+    candidate(folder_of(key) / path);
+    if (path.is_relative() && !config_.file.empty()) candidate(fs::path(config_.file).parent_path() / path);
+    if (path.is_relative() && !config_.data.root.empty()) candidate(fs::path(config_.data.root) / path);
+    for (const auto& file : tried) {
+      if (!fs::is_regular_file(file)) continue;
+      list = file;
       return;
     }
     std::string hint = key == "data.labeled" && parse_number<double>(list) ? "a fraction is written 1/8"

@@ -30,18 +30,20 @@ std::vector<int64_t> window_starts(int64_t side, int64_t window, int64_t stride)
   return starts;
 }
 
-// Sum of the windows' softmax probabilities over each pixel: [B, K, H, W].
+// Mean over the windows that cover a pixel of their softmax probabilities: [B, K, H, W].
 Tensor sliding_probabilities(Segmenter& model, const Tensor& image_BCHW, const EvalConfig& eval) {
   const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
   const int64_t window_H = std::min(eval.window.at(0), H), window_W = std::min(eval.window.at(1), W);
   auto sum = at::zeros({image_BCHW.size(0), model.num_classes(), H, W}, image_BCHW.options());
+  auto windows = at::zeros({1, 1, H, W}, image_BCHW.options());
   for (const int64_t top : window_starts(H, window_H, eval.stride.at(0)))
     for (const int64_t left : window_starts(W, window_W, eval.stride.at(1))) {
       const auto window = image_BCHW.narrow(2, top, window_H).narrow(3, left, window_W);
       sum.narrow(2, top, window_H).narrow(3, left, window_W) +=
           whole_logits(model, window.contiguous(at::MemoryFormat::ChannelsLast)).softmax(1);
+      windows.narrow(2, top, window_H).narrow(3, left, window_W) += 1;
     }
-  return sum;
+  return sum / windows;
 }
 
 }  // namespace
@@ -81,6 +83,8 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
   OrderedReader reader(data, split, options.workers);
   ConfusionMatrix matrix(model.num_classes(), options.device);
   const int64_t count = data.size(split);
+  if (count == 0)
+    throw Error(ErrorKind::kData, "there is no image to evaluate", "data.val", "name a list of images and labels");
   for (int64_t index = 0; index < count; ++index) {
     if (stop && stop()) {
       model.train(training);
@@ -92,7 +96,11 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
     if (seen) seen(index, prediction_HW);
   }
   model.train(training);
-  return matrix.scores();
+  const Scores scores = matrix.scores();
+  if (scores.pixel_accuracy == 0 && matrix.counts().sum().item<int64_t>() == 0)
+    throw Error(ErrorKind::kData, "the labels hold no pixel of any class, so there is nothing to score", "data.val",
+                "see `semiseg check`");
+  return scores;
 }
 
 }  // namespace semiseg

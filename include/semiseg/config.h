@@ -35,6 +35,7 @@ struct DataConfig {
   int64_t workers = 2;                  // loader threads; results do not depend on it
   std::vector<double> mean{0.485, 0.456, 0.406};
   std::vector<double> std{0.229, 0.224, 0.225};
+  bool val_only = false;  // no setting: `eval` sets it, so that training images need not be there
   // synthetic only
   std::vector<int64_t> size{128, 256};       // H, W of a scene
   std::vector<int64_t> counts{64, 192, 32};  // labelled, unlabelled and validation scenes
@@ -129,7 +130,8 @@ struct Config {
 };
 
 // Reads `path` and applies `key=value` overrides. Throws Error(kConfig) with file, line, key, value and the nearest known key.
-// The result holds absolute paths: lists are looked up beside the file that names them, then under data.root.
+// The result holds absolute paths: lists are looked up beside the file that names
+// them, beside the config itself, then under data.root.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
 
 // The same from text that to_yaml wrote (a checkpoint's metadata). `where` is what messages call it.

@@ -32,11 +32,7 @@ int run(const Arguments& arguments) {
     if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
     config = parse_config(to_yaml(read_checkpoint(path).config), path, arguments.overrides);
   }
-  // Only the validation list is read: the training lists may be on another machine.
-  if (config.data.format == "list") {
-    config.data.labeled.clear();
-    config.data.unlabeled.clear();
-  }
+  config.data.val_only = true;
 
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);

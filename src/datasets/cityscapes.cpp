@@ -41,12 +41,14 @@ class Reader {
     FileLists lists;
     const std::string classes = data_.classes.empty() ? "cityscapes" : data_.classes;
     lists.classes = load_classes(classes, data_.ignore_index);
-    own_classes_ = classes == "cityscapes";
+    own_classes_ = !lists.classes.label_ids.empty();
     if (!fs::is_directory(root_))
       throw Error(ErrorKind::kData, "data.root is not a folder", root_.string(),
                   "set data.root to the unpacked Cityscapes folder");
 
-    if (data_.labeled.empty() || is_fraction(data_.labeled)) {
+    if (data_.val_only) {
+      // eval: the training images may be elsewhere.
+    } else if (data_.labeled.empty() || is_fraction(data_.labeled)) {
       std::vector<FileEntry> train = folder_entries("train");
       if (is_fraction(data_.labeled)) {
         std::vector<bool> is_labelled(train.size());
@@ -62,7 +64,7 @@ class Reader {
     } else {
       lists[Split::kLabeled] = listed(data_.labeled, Split::kLabeled);
     }
-    if (!data_.unlabeled.empty()) lists[Split::kUnlabeled] = listed(data_.unlabeled, Split::kUnlabeled);
+    if (!data_.val_only && !data_.unlabeled.empty()) lists[Split::kUnlabeled] = listed(data_.unlabeled, Split::kUnlabeled);
     lists[Split::kVal] = data_.val.empty() ? with_labels(folder_entries("val")) : listed(data_.val, Split::kVal);
 
     if (replaced_ > 0)

@@ -241,12 +241,20 @@ TEST_F(DatasetTest, BadLists) {
   Config config = list_config("a.png l.png");
   config.data.labeled = path("absent.txt");
   expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kData), "list file not found");
-  config.data.labeled = "1/8";
-  expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kConfig), "fraction");
-  config.data.labeled = "";
-  expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kConfig), "needs list files");
   config.data.format = "voc";
   expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kConfig), "known: cityscapes, list, synthetic");
+}
+
+TEST_F(DatasetTest, EvaluationNeedsNoTrainingFiles) {
+  put_image("a.png");
+  put_label("l.png", 0);
+  Config config = list_config("a.png l.png");
+  config.data.val = config.data.labeled;
+  config.data.labeled = path("absent.txt");
+  config.data.val_only = true;
+  const auto data = open_dataset(config);
+  EXPECT_EQ(data->size(Split::kVal), 1);
+  EXPECT_EQ(data->size(Split::kLabeled), 0);
 }
 
 TEST_F(DatasetTest, ProblemsCanBeCollected) {
