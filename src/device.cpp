@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "semiseg/error.h"
+#include "semiseg/log.h"
 
 namespace semiseg {
 
@@ -33,6 +34,19 @@ bool resolve_bf16(const std::string& precision, torch::Device device) {
 #else
   return false;
 #endif
+}
+
+void prefer_deterministic_kernels(bool on, torch::Device device) {
+  if (!device.is_cuda()) return;
+  auto& context = at::globalContext();
+  context.setBenchmarkCuDNN(!on);
+  context.setDeterministicCuDNN(on);
+  context.setDeterministicFillUninitializedMemory(false);
+  context.setDeterministicAlgorithms(on, /*warn_only=*/true);
+  if (on)
+    log_warning(
+        "the gradients of upsampling and pooling have no deterministic form on CUDA yet: a resumed run is close, not "
+        "bit-equal");
 }
 
 Autocast::Autocast(torch::Device device, bool on) : device_(device), on_(on) {

@@ -212,6 +212,8 @@ Tensor png_label(std::string_view bytes, const std::string& path) {
   if (!decoder.read_header()) fail_damaged();
   if (decoder.channels() != 1) fail_colour(path, decoder.channels());
   if (decoder.bit_depth() > 8) fail_depth(path, "16-bit");
+  if (decoder.height() * decoder.width() > (int64_t{1} << 30))  // OpenCV's limit for images
+    fail(path, str("damaged PNG: ", decoder.height(), " x ", decoder.width(), " pixels"), kCopyAgain);
   Tensor values_HW = empty_uint8({decoder.height(), decoder.width()});
   std::vector<png_bytep> rows;
   for (int64_t y = 0; y < decoder.height(); ++y) rows.push_back(values_HW.data_ptr<uint8_t>() + y * decoder.width());

@@ -15,6 +15,7 @@
 #include <map>
 #include <mutex>
 #include <opencv2/core.hpp>
+#include <system_error>
 #include <thread>
 #include <tuple>
 #include <type_traits>
@@ -31,17 +32,16 @@ namespace {
 class WorkerPool {
  public:
   explicit WorkerPool(int64_t workers) {
-    for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    try {
+      for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& e) {
+      stop();
+      throw Error(ErrorKind::kConfig, str("cannot start ", workers, " loader threads: ", e.what()), "data.workers",
+                  "use fewer");
+    }
   }
 
-  ~WorkerPool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~WorkerPool() { stop(); }
 
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
@@ -73,6 +73,15 @@ class WorkerPool {
   bool has_threads() const { return !threads_.empty(); }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void work() {
     for (;;) {
       std::function<void()> job;

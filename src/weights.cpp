@@ -128,6 +128,12 @@ class Pickle {
     return &values_.back();
   }
   void push(Value* value) { stack_.push_back(value); }
+
+  // Copies of containers are held against the same limit: a few bytes can ask for the same copy again and again.
+  void charge(size_t items) {
+    copied_ += items;
+    if (copied_ > kMaxValues) fail(str("the pickle holds more than ", kMaxValues, " values"), kSaveStateDict);
+  }
   void push_integer(Kind kind, int64_t integer) {
     push(make(kind));
     stack_.back()->integer = integer;
@@ -188,6 +194,7 @@ class Pickle {
   size_t at_ = 0;
   std::deque<Value> values_;  // owns all, so that neither cycles nor deep nesting matter
   std::vector<Value*> stack_;
+  size_t copied_ = 0;
   std::vector<size_t> marks_;  // sizes of the stack
   std::unordered_map<uint32_t, Value*> memo_;
 };
@@ -255,10 +262,12 @@ void Pickle::reduce(const Value& function, const Value& arguments) {
   if (name == "torch.Size") {
     if (items.size() != 1 || (items[0]->kind != Kind::kTuple && items[0]->kind != Kind::kList))
       fail("a torch.Size is not valid");
+    charge(items[0]->items.size());
     return push_items(Kind::kTuple, items[0]->items);
   }
   if (name == "collections.OrderedDict") {
     std::vector<Value*> pairs;
+    if (!items.empty()) charge(items[0]->items.size());
     if (!items.empty())  // OrderedDict([(key, value), ...]), as Python 2 wrote it
       for (const Value* pair : items[0]->items) {
         if (pair->items.size() != 2) fail("an OrderedDict is not valid");

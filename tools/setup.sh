@@ -13,7 +13,7 @@ torch_version=2.13.0
 stamp=.venv/.semiseg-torch     # written once the LibTorch in .venv is whole
 configured=build/setup.configured
 log=build/setup.log
-packages=(g++ cmake ninja-build ccache git libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
+packages=(g++ cmake ninja-build ccache git python3 libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libopencv-videoio-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libpng-dev zlib1g-dev libgtest-dev)
 
 mkdir -p build
@@ -134,7 +134,12 @@ configure() {
 
 build() {
   local begin=$SECONDS
-  local ninja=(ninja -C build "-j$(nproc)" "$target")
+  # A file takes up to 1.5 GB to compile.
+  local jobs memory_jobs
+  jobs=$(nproc)
+  memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
+  ((memory_jobs >= jobs)) || jobs=$((memory_jobs > 0 ? memory_jobs : 1))
+  local ninja=(ninja -C build "-j$jobs" "$target")
   local pending
   pending=$("${ninja[@]}" -n 2>/dev/null | grep -c '^\[') || true
   ((pending)) || return 0

@@ -115,7 +115,7 @@ class Check {
     for (const std::string& problem : broken_) std::printf("  %s\n", problem.c_str());
     std::fflush(stdout);
     throw Error(ErrorKind::kData, str(broken_.size(), broken_.size() == 1 ? " problem" : " problems", " found in the data"),
-                config_.file, "each is named above");
+                config_.file, "the first: " + broken_.front());
   }
 
  private:

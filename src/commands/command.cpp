@@ -74,7 +74,7 @@ bool add_command(Command command) {
 
 std::string nearest(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 2) + 1;
+  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : known) {
     std::vector<size_t> row(candidate.size() + 1);  // Levenshtein
     std::iota(row.begin(), row.end(), size_t{0});

@@ -69,12 +69,14 @@ void predict_video(const std::string& path, Writer& write) {
   if (!video.isOpened())
     throw Error(ErrorKind::kData, "the video cannot be opened", path, "OpenCV here has no decoder for it, or it is damaged");
   cv::Mat frame, rgb;
-  for (int number = 0; video.read(frame) && stop_signal() == 0; ++number) {
+  int number = 0;
+  for (; stop_signal() == 0 && video.read(frame); ++number) {
     cv::cvtColor(frame, rgb, cv::COLOR_BGR2RGB);
     char name[32];
     std::snprintf(name, sizeof(name), "_%06d", number);
     write(at::from_blob(rgb.data, {rgb.rows, rgb.cols, 3}, at::kByte).clone(), fs::path(path).stem().string() + name);
   }
+  if (number == 0 && stop_signal() == 0) throw Error(ErrorKind::kData, "no frame of the video could be decoded", path);
 }
 
 int run(const Arguments& arguments) {
@@ -122,6 +124,7 @@ int run(const Arguments& arguments) {
       ++broken;
     }
   }
+  if (stop_signal() != 0) return 128 + stop_signal();
   log_info(str("predicted ", write.count(), " images in ", watch.seconds(), " s; label PNGs and overlays in ", folder));
   if (broken > 0)
     throw Error(ErrorKind::kData, str(broken, " of ", inputs.size(), " inputs could not be read"), folder,

@@ -1,3 +1,5 @@
+#include <nlohmann/json.hpp>
+
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/report.h"
@@ -5,7 +7,17 @@
 namespace semiseg {
 namespace {
 
-std::string cell(const MaybeFraction& value) { return value ? str(*value) : ""; }
+// The shortest form that reads back equal, as in metrics.jsonl.
+std::string cell(double value) { return nlohmann::json(value).dump(); }
+std::string cell(const MaybeFraction& value) { return value ? cell(*value) : ""; }
+
+// A class name with a comma or a quote is quoted.
+std::string quoted(const std::string& name) {
+  if (name.find_first_of(",\"\n") == std::string::npos) return name;
+  std::string text = "\"";
+  for (const char c : name) text += c == '"' ? "\"\"" : std::string(1, c);
+  return text + "\"";
+}
 
 // metrics.jsonl and metrics.csv, rewritten whole after each epoch from the run's history: after a resume no line is lost and
 // none doubled, whatever the killed process had written.
@@ -21,7 +33,7 @@ class MetricsFile : public Reporter {
                            "epoch,step,seconds,lr,images_per_s,data_wait,peak_memory_mb,loss,loss_supervised,loss_unsupervised,"
                            "miou,mean_class_accuracy,pixel_accuracy,pseudo_accepted";
     for (const std::string kind : {"iou", "class_accuracy", "label_share", "prediction_share"})
-      for (const std::string& name : class_names_) table += "," + kind + "/" + name;
+      for (const std::string& name : class_names_) table += "," + quoted(kind + "/" + name);
     table += "\n";
     for (const EpochRecord& r : history) {
       lines += to_json(r) + "\n";
@@ -33,15 +45,20 @@ class MetricsFile : public Reporter {
 
  private:
   std::string row(const EpochRecord& r) const {
-    std::string text = str(r.epoch, ",", r.step, ",", r.seconds, ",", r.lr, ",", r.images_per_s, ",", r.data_wait, ",",
-                           r.peak_memory_mb, ",", r.loss, ",", r.loss_supervised, ",", cell(r.loss_unsupervised));
-    if (!r.val) return text + ",,,," + (r.pseudo ? str(r.pseudo->accepted) : "") + std::string(4 * class_names_.size(), ',');
-    text += str(",", r.val->miou, ",", r.val->mean_class_accuracy, ",", r.val->pixel_accuracy, ",",
-                r.pseudo ? str(r.pseudo->accepted) : "");
-    for (const auto& value : r.val->iou) text += "," + cell(value);
-    for (const auto& value : r.val->class_accuracy) text += "," + cell(value);
-    for (const double value : r.val->label_share) text += "," + str(value);
-    for (const double value : r.val->prediction_share) text += "," + str(value);
+    std::string text = str(r.epoch, ",", r.step);
+    const auto add = [&](const auto& value) { text += "," + cell(value); };
+    for (const double value : {r.seconds, r.lr, r.images_per_s, r.data_wait, r.peak_memory_mb, r.loss, r.loss_supervised})
+      add(value);
+    add(r.loss_unsupervised);
+    const Scores scores = r.val.value_or(Scores{});
+    for (const double value : {scores.miou, scores.mean_class_accuracy, scores.pixel_accuracy})
+      add(r.val ? MaybeFraction(value) : std::nullopt);
+    add(r.pseudo ? MaybeFraction(r.pseudo->accepted) : std::nullopt);
+    if (!r.val) return text + std::string(4 * class_names_.size(), ',');
+    for (const auto& value : scores.iou) add(value);
+    for (const auto& value : scores.class_accuracy) add(value);
+    for (const double value : scores.label_share) add(value);
+    for (const double value : scores.prediction_share) add(value);
     return text;
   }
 
