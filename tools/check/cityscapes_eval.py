@@ -96,7 +96,7 @@ def main():
         print(f"{label.name:16} {iou:10.6f} {expected:10.6f}")
     print(f"{'mean':16} {ours['miou']:10.6f} {official_mean:10.6f}")
     print(f"{len(pairs)} images, largest difference {worst:.2e}")
-    sys.exit(worst > TOLERANCE)
+    sys.exit(1 if worst > TOLERANCE else 0)
 
 
 if __name__ == "__main__":
