@@ -2,6 +2,7 @@
 # The CamVid study: supervised training with three seeds, each class weighting, FixMatch and Mean Teacher, on 1/8 of the labels.
 #
 #   bash tools/study/camvid.sh DATA WEIGHTS OUT [JOBS]
+#   SEMISEG=/elsewhere/semiseg bash tools/study/camvid.sh ...      another binary than build/semiseg
 #
 # DATA     folder with images/, labels/ and splits/1_8/{labeled,unlabeled}.txt, splits/val.txt
 # WEIGHTS  ImageNet weights of a ResNet-50
@@ -14,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/camvid.sh DATA WEIGHTS OUT [JOBS]" >&2
   exit 2
 }
-data=$(realpath "$1") weights=$(realpath "$2") out=$3 jobs=${4:-}
+data=$(realpath "$1") weights=$(realpath "$2") out=$3 jobs=${4:-} semiseg=${SEMISEG:-build/semiseg}
 mkdir -p "$out"
 out=$(realpath "$out")
 
@@ -27,44 +28,22 @@ job() {
   if [[ -n $jobs && ,$jobs, != *,$name,* ]] || [[ $(state_of "$run") == done ]]; then return 0; fi
   if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
     echo "study: resuming $name"
-    build/semiseg train --resume "$run" >"$out/$name.out"
+    "$semiseg" train --resume "$run" >"$out/$name.out"
   else
     rm -rf "$run"
     echo "study: running $name"
-    build/semiseg train "configs/camvid/$config.yaml" data.root="$data" model.weights="$weights" run.dir="$run" "$@" >"$out/$name.out"
+    "$semiseg" train "configs/camvid/$config.yaml" data.root="$data" model.weights="$weights" run.dir="$run" "$@" >"$out/$name.out"
   fi
 }
 
-for seed in 0 1 2; do job supervised-$seed supervised seed=$seed; done
-for weighting in inverse median enet effective; do job $weighting-0 supervised seed=0 loss.class_weights=$weighting; done
+# An epoch of 46 images is 12 steps, shorter than an evaluation: evaluate half way and at the end.
+for seed in 0 1 2; do job supervised-$seed supervised seed=$seed eval.every=17; done
+for weighting in inverse median enet effective; do
+  job $weighting-0 supervised seed=0 eval.every=17 loss.class_weights=$weighting
+done
 for seed in 0 1; do
   job fixmatch-$seed fixmatch seed=$seed
   job mean_teacher-$seed mean_teacher seed=$seed
 done
 
-python3 - "$out" <<'PY'
-import json, pathlib, statistics, sys
-
-NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-groups = {}
-for file in sorted(pathlib.Path(sys.argv[1]).glob("*/metrics.jsonl")):
-    scores = [line["val"] for line in map(json.loads, file.read_text().splitlines()) if line.get("val")]
-    if scores:
-        groups.setdefault(file.parent.name.rsplit("-", 1)[0], []).append((file.parent.name, scores[-1]))
-
-def row(name, values):
-    cells = ["     -" if v is None else f"{100 * v:6.1f}" for v in values]
-    print(f"{name:22}" + "".join(cells))
-
-print("Validation IoU in percent, last epoch")
-print(f"{'run':22}" + "".join(f"{n[:5]:>6}" for n in ("mIoU", "acc", *NAMES)))
-for group, runs in groups.items():
-    table = [(s["miou"], s["mean_class_accuracy"], *s["iou"]) for _, s in runs]
-    for (name, _), values in zip(runs, table):
-        row(name, values)
-    if len(runs) > 1:
-        columns = [[v for v in column if v is not None] for column in zip(*table)]
-        row(f"{group}, mean", [statistics.mean(c) if c else None for c in columns])
-        error = statistics.stdev(columns[0]) / len(runs) ** 0.5
-        print(f"{'':22}mIoU {100 * statistics.mean(columns[0]):.1f} +- {100 * error:.1f} (standard error, {len(runs)} seeds)")
-PY
+python3 tools/study/table.py "$out" --rare pole,sign,fence,pedestrian,bicyclist
