@@ -1,6 +1,9 @@
 #include "models/layers.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 
 #include "semiseg/error.h"
 #include "semiseg/random.h"
@@ -8,12 +11,12 @@
 namespace semiseg {
 
 Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& options)
-    : options_(options), weight_(register_parameter("weight", at::empty({out, in, kernel, kernel}))) {
+    : options_(options), weight_(register_parameter("weight", at::empty({out, in / options.groups, kernel, kernel}))) {
   if (options.bias) bias_ = register_parameter("bias", at::empty({out}));
 }
 
 Tensor Conv2d::forward(const Tensor& x_BCHW) {
-  return at::conv2d(x_BCHW, weight_, bias_, options_.stride, options_.padding, options_.dilation);
+  return at::conv2d(x_BCHW, weight_, bias_, options_.stride, options_.padding, options_.dilation, options_.groups);
 }
 
 BatchNorm2d::BatchNorm2d(int64_t channels)
@@ -26,8 +29,9 @@ BatchNorm2d::BatchNorm2d(int64_t channels)
 Tensor BatchNorm2d::forward(const Tensor& x_BCHW) {
   if (is_training()) {
     if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
-      throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance", "data.crop",
-                  "use a larger crop or at least two images per micro-batch");
+      throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
+                  "optim.batch_labeled",
+                  "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
     num_batches_tracked_.add_(1);
   }
   return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), /*momentum=*/0.1, /*eps=*/1e-5,
@@ -48,22 +52,45 @@ Tensor ReLU::forward(const Tensor& x_BCHW) {
   return at::relu_(x);
 }
 
-Dropout2d::Dropout2d(double p) : p_(p) {}
+Dropout::Dropout(double p) : p_(p) {}
 
-void Dropout2d::reseed(uint64_t seed, int64_t step, uint32_t layer) {
+void Dropout::reseed(uint64_t seed, int64_t step, uint32_t layer) {
   seed_ = seed;
   address_ = (static_cast<uint64_t>(step) << 16) | layer;
   calls_ = 0;
 }
 
-Tensor Dropout2d::forward(const Tensor& x_BCHW) {
+Tensor Dropout::forward(const Tensor& x_BCHW) {
   if (!is_training() || p_ == 0) return x_BCHW;
-  const int64_t B = x_BCHW.size(0), C = x_BCHW.size(1);
   Random random(seed_, Purpose::kDropout, address_, calls_++);
+  return drop(x_BCHW, p_, random);
+}
+
+// The call's stream gives a key, and under it every plane of H * W values has a stream of its own: planes are drawn in
+// parallel, and the mask depends on neither threads nor memory format.
+Tensor Dropout::drop(const Tensor& x_BCHW, double p, Random& random) const {
+  const uint64_t low = random.next(), high = random.next();
+  const uint64_t key = high << 32 | low;
+  const auto dropped_below = static_cast<uint64_t>(p * 0x1p32);  // of a draw's 2^32 values
+  const int64_t planes = x_BCHW.size(0) * x_BCHW.size(1), area = x_BCHW.size(2) * x_BCHW.size(3);
+  constexpr int64_t kValuesPerTask = 1 << 15;
+  Tensor kept_BCHW = at::empty(x_BCHW.sizes(), at::TensorOptions(at::kBool).pinned_memory(x_BCHW.is_cuda()));
+  bool* kept = kept_BCHW.data_ptr<bool>();
+  at::parallel_for(0, planes, /*grain_size=*/std::max<int64_t>(1, kValuesPerTask / area), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      Random draws(key, Purpose::kDropout, static_cast<uint64_t>(plane));
+      for (int64_t i = plane * area; i < (plane + 1) * area; ++i) kept[i] = draws.next() >= dropped_below;
+    }
+  });
+  return (x_BCHW * kept_BCHW.to(x_BCHW.device(), /*non_blocking=*/true)).mul_(1 / (1 - p));
+}
+
+Tensor Dropout2d::drop(const Tensor& x_BCHW, double p, Random& random) const {
+  const int64_t B = x_BCHW.size(0), C = x_BCHW.size(1);
   Tensor mask = at::empty({B, C, 1, 1}, at::TensorOptions(at::kFloat).pinned_memory(x_BCHW.is_cuda()));
-  const auto kept = static_cast<float>(1 / (1 - p_));
+  const auto kept = static_cast<float>(1 / (1 - p));
   float* at_mask = mask.data_ptr<float>();
-  for (int64_t i = 0; i < B * C; ++i) at_mask[i] = random.chance(p_) ? 0.0f : kept;
+  for (int64_t i = 0; i < B * C; ++i) at_mask[i] = random.chance(p) ? 0.0f : kept;
   return x_BCHW * mask.to(x_BCHW.device(), x_BCHW.scalar_type(), /*non_blocking=*/true);
 }
 

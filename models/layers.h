@@ -13,6 +13,8 @@
 
 namespace semiseg {
 
+class Random;
+
 // A module of one tensor in and one out, so that layers can stand in a Sequential.
 class Layer : public torch::nn::Module {
  public:
@@ -23,6 +25,7 @@ struct ConvOptions {
   int64_t stride = 1;
   int64_t padding = 0;
   int64_t dilation = 1;
+  int64_t groups = 1;
   bool bias = false;
 };
 
@@ -33,7 +36,7 @@ class Conv2d : public Layer {
 
  private:
   ConvOptions options_;
-  Tensor weight_;  // [out, in, kernel, kernel]
+  Tensor weight_;  // [out, in / groups, kernel, kernel]
   Tensor bias_;    // [out], or undefined
 };
 
@@ -65,19 +68,31 @@ class ReLU : public Layer {
   Tensor forward(const Tensor& x_BCHW) override;
 };
 
-// Drops whole channels of an image in training mode; what stays is scaled by 1 / (1 - p).
-class Dropout2d : public Layer {
+// Drops values in training mode; what stays is scaled by 1 / (1 - p).
+class Dropout : public Layer {
  public:
-  explicit Dropout2d(double p);
+  explicit Dropout(double p);
   // Call n from here on draws from Random(seed, kDropout, (step, layer), n).
   void reseed(uint64_t seed, int64_t step, uint32_t layer);
-  Tensor forward(const Tensor& x_BCHW) override;
+  Tensor forward(const Tensor& x_BCHW) final;
 
  private:
+  // x with what `random` chooses at rate p set to 0, and the rest scaled.
+  virtual Tensor drop(const Tensor& x_BCHW, double p, Random& random) const;
+
   double p_;
   uint64_t seed_ = 0;
   uint64_t address_ = 0;  // step and layer
   uint32_t calls_ = 0;
+};
+
+// Drops whole channels of an image.
+class Dropout2d : public Dropout {
+ public:
+  using Dropout::Dropout;
+
+ private:
+  Tensor drop(const Tensor& x_BCHW, double p, Random& random) const override;
 };
 
 // Layers in order, named "0", "1", ...

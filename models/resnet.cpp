@@ -1,5 +1,10 @@
 // ResNet (He et al., "Deep residual learning for image recognition", CVPR 2016) with torchvision's names and layout, without
 // the classifier. https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
+//
+// Below stride 32, as segmentation_models_pytorch does it: a layer that would pass the output stride keeps its input's, and
+// each of its 3x3 convolutions, the first block's too, is dilated by the factor left out. (torchvision's
+// replace_stride_with_dilation gives the first block the dilation of the layer before.)
+// https://github.com/qubvel-org/segmentation_models.pytorch/blob/main/segmentation_models_pytorch/encoders/_base.py
 #include <ATen/ATen.h>
 
 #include <array>
@@ -14,8 +19,12 @@ namespace {
 struct BlockShape {
   int64_t in;      // channels that come in
   int64_t width;   // channels of the inner convolutions
-  int64_t stride;  // 2 in the first block of layers 2, 3 and 4
+  int64_t stride;  // 2 in the first block of layers 2, 3 and 4; 1 in a dilated layer
+  int64_t dilation;
 };
+
+// Keeps the size at stride 1.
+ConvOptions conv3x3(int64_t stride, int64_t dilation) { return {.stride = stride, .padding = dilation, .dilation = dilation}; }
 
 // Convolutions of a block without bias, each followed by its normalisation; and the shortcut.
 class Block : public Layer {
@@ -45,10 +54,10 @@ class BasicBlock : public Block {
 
   BasicBlock(const BlockShape& shape, bool /*stride_in_1x1*/)
       : Block(shape, shape.width),
-        conv1_(register_module(
-            "conv1", std::make_shared<Conv2d>(shape.in, shape.width, 3, ConvOptions{.stride = shape.stride, .padding = 1}))),
+        conv1_(register_module("conv1",
+                               std::make_shared<Conv2d>(shape.in, shape.width, 3, conv3x3(shape.stride, shape.dilation)))),
         bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
-        conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3, ConvOptions{.padding = 1}))),
+        conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3, conv3x3(1, shape.dilation)))),
         bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))) {
     register_downsample();
   }
@@ -75,9 +84,8 @@ class Bottleneck : public Block {
         conv1_(register_module("conv1", std::make_shared<Conv2d>(shape.in, shape.width, 1,
                                                                  ConvOptions{.stride = stride_in_1x1 ? shape.stride : 1}))),
         bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
-        conv2_(register_module(
-            "conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3,
-                                              ConvOptions{.stride = stride_in_1x1 ? 1 : shape.stride, .padding = 1}))),
+        conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3,
+                                                                 conv3x3(stride_in_1x1 ? 1 : shape.stride, shape.dilation)))),
         bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))),
         conv3_(register_module("conv3", std::make_shared<Conv2d>(shape.width, shape.width * kExpansion, 1))),
         bn3_(register_module("bn3", std::make_shared<BatchNorm2d>(shape.width * kExpansion))) {
@@ -103,16 +111,19 @@ class Bottleneck : public Block {
 template <class BlockType>
 class ResNet : public Backbone {
  public:
-  ResNet(const std::array<int64_t, 4>& depths, bool stride_in_1x1)
+  ResNet(const std::array<int64_t, 4>& depths, const ModelConfig& config)
       : conv1_(register_module("conv1", std::make_shared<Conv2d>(3, 64, 7, ConvOptions{.stride = 2, .padding = 3}))),
         bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(64))) {
-    int64_t in = 64;
+    int64_t in = 64, reached_stride = 4, dilation = 1;
     for (size_t i = 0; i < depths.size(); ++i) {
       const int64_t width = int64_t{64} << i;
+      const bool strides = i > 0 && reached_stride < config.output_stride;
+      if (strides) reached_stride *= 2;
+      if (i > 0 && !strides) dilation *= 2;
       layers_[i] = register_module("layer" + std::to_string(i + 1), std::make_shared<Sequential>());
       for (int64_t block = 0; block < depths[i]; ++block) {
-        const int64_t stride = i > 0 && block == 0 ? 2 : 1;
-        layers_[i]->push_back(std::make_shared<BlockType>(BlockShape{in, width, stride}, stride_in_1x1));
+        const int64_t stride = strides && block == 0 ? 2 : 1;
+        layers_[i]->push_back(std::make_shared<BlockType>(BlockShape{in, width, stride, dilation}, config.stride_in_1x1));
         in = width * BlockType::kExpansion;
       }
       channels_.push_back(in);
@@ -141,8 +152,8 @@ class ResNet : public Backbone {
 
 template <class BlockType>
 bool add(const std::string& name, const std::array<int64_t, 4>& depths) {
-  return backbones().add(
-      name, [depths](const ModelConfig& config) { return std::make_shared<ResNet<BlockType>>(depths, config.stride_in_1x1); });
+  return backbones().add(name,
+                         [depths](const ModelConfig& config) { return std::make_shared<ResNet<BlockType>>(depths, config); });
 }
 
 const bool kRegistered = add<BasicBlock>("resnet18", {2, 2, 2, 2}) && add<BasicBlock>("resnet34", {3, 4, 6, 3}) &&

@@ -32,7 +32,9 @@ void fill_normal(float* values, int64_t count, double deviation, Random& random)
 }
 
 // One parameter's initial values, from a stream of its own: neither the order of parameters nor that of threads matters.
-// Biases are 0, scales of normalisations 1; convolutions as https://pytorch.org/docs/stable/nn.init.html defines the names.
+// Biases are 0, scales of normalisations 1; convolutions as https://pytorch.org/docs/stable/nn.init.html defines the names:
+// backbones as torchvision's, decoders and head as initialize_decoder and initialize_head of segmentation_models_pytorch. (That
+// library's DeepLabV3Plus alone never calls them and keeps PyTorch's defaults; here, every decoder is initialised alike.)
 void initialize(const std::string& name, const Tensor& parameter, uint64_t seed, uint32_t purpose) {
   if (parameter.dim() != 4) {
     parameter.fill_(ends_with(name, ".bias") ? 0 : 1);
@@ -85,9 +87,7 @@ Segmenter::Segmenter(std::shared_ptr<Backbone> encoder, std::shared_ptr<Decoder>
 
 std::vector<Tensor> Segmenter::encode(const Tensor& image_BCHW) { return encoder_->forward(image_BCHW); }
 
-Tensor Segmenter::decode(const std::vector<Tensor>& features) {
-  return static_cast<Layer&>(*head_).forward(decoder_->forward(features));
-}
+Tensor Segmenter::classify(const Tensor& x_BChw) { return static_cast<Layer&>(*head_).forward(x_BChw); }
 
 std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num_classes, uint64_t seed, uint32_t purpose) {
   auto encoder = backbones().at(config.backbone)(config);
@@ -105,7 +105,7 @@ std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step) {
   uint32_t layer = 0;
   for (const auto& module : root.modules(/*include_self=*/false))
-    if (auto* dropout = dynamic_cast<Dropout2d*>(module.get())) dropout->reseed(seed, step, layer++);
+    if (auto* dropout = dynamic_cast<Dropout*>(module.get())) dropout->reseed(seed, step, layer++);
 }
 
 void copy_module(const torch::nn::Module& from, torch::nn::Module& to) {

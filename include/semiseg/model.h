@@ -16,14 +16,15 @@ namespace semiseg {
 
 class Backbone : public torch::nn::Module {
  public:
-  // image_BCHW -> features at strides 4, 8, 16, 32, finest first. A side of n pixels gives ceil(n / stride).
+  // image_BCHW -> features at strides 4, 8, 16, 32, finest first; with model.output_stride 16 or 8 no stride is above that. A
+  // side of n pixels gives ceil(n / stride).
   virtual std::vector<Tensor> forward(Tensor image_BCHW) = 0;
   virtual std::vector<int64_t> channels() const = 0;  // of those features
 };
 
 class Decoder : public torch::nn::Module {
  public:
-  // features -> [B, channels(), h, w] at stride 4.
+  // features of Backbone::forward -> [B, channels(), h, w] at stride 4.
   virtual Tensor forward(const std::vector<Tensor>& features) = 0;
   virtual int64_t channels() const = 0;
 };
@@ -31,13 +32,23 @@ class Decoder : public torch::nn::Module {
 Registry<std::shared_ptr<Backbone>(const ModelConfig&)>& backbones();
 Registry<std::shared_ptr<Decoder>(const ModelConfig&, const std::vector<int64_t>& channels)>& decoders();
 
+// A module of a run and the name that checkpoints know it by.
+struct NamedModule {
+  std::string name;
+  torch::nn::Module* module;
+};
+
 class Segmenter : public torch::nn::Module {
  public:
   Segmenter(std::shared_ptr<Backbone> encoder, std::shared_ptr<Decoder> decoder, int64_t num_classes);
 
   std::vector<Tensor> encode(const Tensor& image_BCHW);
   // logits_BKhw at stride 4. Upsampling to the image is the loss's or the metric's business (ops.h).
-  Tensor decode(const std::vector<Tensor>& features);
+  Tensor decode(const std::vector<Tensor>& features) { return classify(decode_features(features)); }
+  // The two halves of decode: the decoder's output [B, decoder_channels(), h, w], and the head's 1x1 convolution on it.
+  Tensor decode_features(const std::vector<Tensor>& features) { return decoder_->forward(features); }
+  Tensor classify(const Tensor& x_BChw);
+  int64_t decoder_channels() const { return decoder_->channels(); }
   Tensor forward(const Tensor& image_BCHW) { return decode(encode(image_BCHW)); }
 
   int64_t num_classes() const { return num_classes_; }

@@ -1,9 +1,12 @@
 #include "semiseg/model.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "../../models/layers.h"
@@ -19,11 +22,19 @@ ModelConfig config_of(const std::string& backbone, bool stride_in_1x1 = false) {
   return config;
 }
 
+ModelConfig deeplab_of(const std::string& backbone, int64_t output_stride) {
+  ModelConfig config = config_of(backbone);
+  config.decoder = "deeplabv3plus";
+  config.output_stride = output_stride;
+  return config;
+}
+
 // Without the pass that draws initial weights, which takes most of make_segmenter's time; all parameters are `value`.
 std::shared_ptr<Segmenter> constant_network(const ModelConfig& config, int64_t num_classes, double value) {
   at::NoGradGuard no_grad;
   const auto backbone = backbones().at(config.backbone)(config);
-  const auto model = std::make_shared<Segmenter>(backbone, decoders().at("fpn")(config, backbone->channels()), num_classes);
+  const auto model =
+      std::make_shared<Segmenter>(backbone, decoders().at(config.decoder)(config, backbone->channels()), num_classes);
   for (Tensor& parameter : model->parameters()) parameter.fill_(value);
   return model;
 }
@@ -31,6 +42,7 @@ std::shared_ptr<Segmenter> constant_network(const ModelConfig& config, int64_t n
 TEST(Registries, NameWhatIsThere) {
   EXPECT_EQ(backbones().names(), (std::vector<std::string>{"resnet101", "resnet152", "resnet18", "resnet34", "resnet50"}));
   EXPECT_TRUE(decoders().contains("fpn"));
+  EXPECT_TRUE(decoders().contains("deeplabv3plus"));
   try {
     make_segmenter(config_of("resnet19"), 3, 0);
     FAIL();
@@ -68,6 +80,116 @@ TEST(Segmenter, NamesAreThoseOfThePeers) {
   EXPECT_EQ(names.count("decoder.seg_blocks.0.block.0.block.0.bias"), 0u);
 }
 
+TEST(Segmenter, DeepLabV3PlusNamesAndShapesAreThoseOfThePeer) {
+  const auto parameters = constant_network(deeplab_of("resnet50", 16), 19, 0)->named_parameters();
+  const std::map<std::string, std::vector<int64_t>> expected = {{"decoder.aspp.0.convs.0.0.weight", {256, 2048, 1, 1}},
+                                                                {"decoder.aspp.0.convs.0.1.weight", {256}},
+                                                                {"decoder.aspp.0.convs.1.0.0.weight", {2048, 1, 3, 3}},
+                                                                {"decoder.aspp.0.convs.1.0.1.weight", {256, 2048, 1, 1}},
+                                                                {"decoder.aspp.0.convs.3.1.bias", {256}},
+                                                                {"decoder.aspp.0.convs.4.1.weight", {256, 2048, 1, 1}},
+                                                                {"decoder.aspp.0.convs.4.2.weight", {256}},
+                                                                {"decoder.aspp.0.project.0.weight", {256, 1280, 1, 1}},
+                                                                {"decoder.aspp.0.project.1.bias", {256}},
+                                                                {"decoder.aspp.1.0.weight", {256, 1, 3, 3}},
+                                                                {"decoder.aspp.1.1.weight", {256, 256, 1, 1}},
+                                                                {"decoder.aspp.2.weight", {256}},
+                                                                {"decoder.block1.0.weight", {48, 256, 1, 1}},
+                                                                {"decoder.block1.1.weight", {48}},
+                                                                {"decoder.block2.0.0.weight", {304, 1, 3, 3}},
+                                                                {"decoder.block2.0.1.weight", {256, 304, 1, 1}},
+                                                                {"decoder.block2.1.bias", {256}},
+                                                                {"segmentation_head.0.weight", {19, 256, 1, 1}},
+                                                                {"segmentation_head.0.bias", {19}}};
+  int64_t decoder_values = 0;
+  for (const auto& item : parameters)
+    if (item.key().rfind("decoder.", 0) == 0) decoder_values += item.value().numel();
+  for (const auto& [name, shape] : expected) {
+    ASSERT_TRUE(parameters.contains(name)) << name;
+    EXPECT_EQ(parameters[name].sizes(), at::IntArrayRef(shape)) << name;
+  }
+  EXPECT_FALSE(parameters.contains("decoder.aspp.0.convs.1.0.1.bias"));
+  EXPECT_EQ(decoder_values, 3169296);  // smp's
+}
+
+TEST(DeepLabV3Plus, RefusesOutputStride32) {
+  try {
+    constant_network(deeplab_of("resnet18", 32), 3, 0);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+    EXPECT_EQ(error.where(), "model.output_stride");
+    EXPECT_EQ(error.hint(), "set it to 16 or 8");
+  }
+}
+
+TEST(DeepLabV3Plus, TrainingOnOneImageNamesTheSetting) {
+  const auto model = constant_network(deeplab_of("resnet18", 16), 3, 0.01);
+  const auto image_BCHW = at::ones({1, 3, 32, 64});
+  try {
+    model->forward(image_BCHW);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+    EXPECT_EQ(error.where(), "optim.batch_labeled");
+  }
+  model->eval();
+  EXPECT_NO_THROW(model->forward(image_BCHW));
+}
+
+TEST(Segmenter, OutputStrideBoundsTheStrides) {
+  at::NoGradGuard no_grad;
+  struct Network {
+    const char *backbone, *decoder;
+    int64_t output_stride;
+    bool stride_in_1x1;
+  };
+  for (const Network& n : {Network{"resnet18", "fpn", 16, false}, Network{"resnet18", "fpn", 8, false},
+                           Network{"resnet18", "deeplabv3plus", 16, false}, Network{"resnet18", "deeplabv3plus", 8, false},
+                           Network{"resnet50", "deeplabv3plus", 8, false}, Network{"resnet50", "deeplabv3plus", 16, true}}) {
+    SCOPED_TRACE(str(n.backbone, " ", n.decoder, " ", n.output_stride));
+    ModelConfig config = config_of(n.backbone, n.stride_in_1x1);
+    config.decoder = n.decoder;
+    config.output_stride = n.output_stride;
+    const auto model = constant_network(config, 5, 0);
+    model->eval();
+    struct Case {
+      int64_t H, W, h, w;
+    };
+    for (const Case& c : {Case{32, 64, 8, 16}, Case{50, 71, 13, 18}, Case{33, 5, 9, 2}}) {
+      const auto features = model->encode(at::ones({1, 3, c.H, c.W}));
+      ASSERT_EQ(features.size(), 4u);
+      for (size_t i = 0; i < 4; ++i) {
+        const int64_t stride = std::min<int64_t>(4 << i, n.output_stride);
+        EXPECT_EQ(features[i].size(2), (c.H + stride - 1) / stride);
+        EXPECT_EQ(features[i].size(3), (c.W + stride - 1) / stride);
+      }
+      EXPECT_EQ(model->decode(features).sizes(), (at::IntArrayRef{1, 5, c.h, c.w}));
+    }
+  }
+}
+
+// An impulse in the input of layer 4, all of whose weights are positive: each of the four 3x3 convolutions reaches one dilation
+// further to each side.
+TEST(ResNet, DilationWidensEveryConvolutionOfALayer) {
+  at::NoGradGuard no_grad;
+  for (const int64_t output_stride : {16, 8}) {
+    const auto backbone = backbones().at("resnet18")(deeplab_of("resnet18", output_stride));
+    for (const auto& item : backbone->named_parameters()) Tensor(item.value()).fill_(item.value().dim() == 4 ? 1e-3 : 0);
+    for (const auto& item : backbone->named_parameters())
+      if (item.value().dim() == 1 && item.key().find(".weight") != std::string::npos) Tensor(item.value()).fill_(1);
+    backbone->eval();
+    auto* layer4 = dynamic_cast<Layer*>(backbone->named_children()["layer4"].get());
+    ASSERT_NE(layer4, nullptr);
+    Tensor x = at::zeros({1, 256, 1, 65});
+    x.select(3, 32).fill_(1);
+    const Tensor reached = layer4->forward(x)[0][0][0] > 0;
+    const int64_t dilation = 32 / output_stride;
+    for (int64_t i = 0; i < 65; ++i)
+      EXPECT_EQ(reached[i].item<bool>(), std::abs(i - 32) % dilation == 0 && std::abs(i - 32) <= 4 * dilation) << i;
+  }
+}
+
 TEST(Segmenter, AnySideGivesLogitsAtStrideFour) {
   at::NoGradGuard no_grad;
   for (const bool stride_in_1x1 : {false, true}) {
@@ -91,8 +213,10 @@ TEST(Segmenter, AnySideGivesLogitsAtStrideFour) {
   }
 }
 
-TEST(Segmenter, EveryParameterGetsAGradientInChannelsLast) {
-  const auto model = make_segmenter(config_of("resnet18"), 3, 0);
+class EveryDecoder : public testing::TestWithParam<ModelConfig> {};
+
+TEST_P(EveryDecoder, GivesEveryParameterAGradientInChannelsLast) {
+  const auto model = make_segmenter(GetParam(), 3, 0);
   const auto image_BCHW =
       at::arange(2 * 3 * 64 * 64, at::kFloat).sin().reshape({2, 3, 64, 64}).contiguous(at::MemoryFormat::ChannelsLast);
   const auto logits_BKhw = model->forward(image_BCHW);
@@ -104,6 +228,9 @@ TEST(Segmenter, EveryParameterGetsAGradientInChannelsLast) {
   }
   EXPECT_EQ(model->named_buffers()["encoder.bn1.num_batches_tracked"].item<int64_t>(), 1);
 }
+
+INSTANTIATE_TEST_SUITE_P(Decoders, EveryDecoder, testing::Values(config_of("resnet18"), deeplab_of("resnet18", 16)),
+                         [](const auto& tested) { return tested.param.decoder; });
 
 TEST(MakeSegmenter, InitialValuesFollowTheNamedDistributions) {
   const auto parameters = make_segmenter(config_of("resnet18"), 19, 3)->named_parameters();
@@ -125,6 +252,15 @@ TEST(MakeSegmenter, InitialValuesFollowTheNamedDistributions) {
   }
 }
 
+TEST(MakeSegmenter, ASeparableConvolutionsFanInIsOneChannel) {
+  const auto parameters = make_segmenter(deeplab_of("resnet18", 16), 19, 3)->named_parameters();
+  // Kaiming uniform, fan in 1 * 9: bound sqrt(6 / 9), deviation sqrt(2 / 9); 512 * 9 values.
+  const Tensor depthwise = parameters["decoder.aspp.0.convs.1.0.0.weight"];
+  EXPECT_LE(depthwise.abs().max().item<double>(), std::sqrt(6.0 / 9));
+  EXPECT_NEAR(depthwise.std().item<double>(), std::sqrt(2.0 / 9), 0.02);
+  EXPECT_NEAR(parameters["decoder.aspp.0.convs.1.0.1.weight"].std().item<double>(), std::sqrt(2.0 / 512), 5e-4);
+}
+
 TEST(MakeSegmenter, IsAFunctionOfSeedAndPurpose) {
   const auto head = [](uint64_t seed, uint32_t purpose) {
     return make_segmenter(config_of("resnet18"), 19, seed, purpose)->named_parameters()["encoder.layer1.0.conv1.weight"];
@@ -144,14 +280,20 @@ TEST(CopyModule, CopiesParametersAndBuffers) {
   EXPECT_THROW(copy_module(*constant_network(config_of("resnet18"), 4, 1), *b), std::logic_error);
 }
 
-// A module with one dropout, as reseed_dropout finds it.
+// A module with two dropouts, as reseed_dropout finds them.
+template <class Kind>
 struct WithDropout : torch::nn::Module {
-  std::shared_ptr<Dropout2d> first = register_module("first", std::make_shared<Dropout2d>(0.25));
-  std::shared_ptr<Dropout2d> second = register_module("second", std::make_shared<Dropout2d>(0.25));
+  std::shared_ptr<Kind> first = register_module("first", std::make_shared<Kind>(0.25));
+  std::shared_ptr<Kind> second = register_module("second", std::make_shared<Kind>(0.25));
 };
 
-TEST(Dropout2d, MasksAreAFunctionOfSeedStepLayerAndCall) {
-  WithDropout module;
+template <class Kind>
+class DropoutKinds : public testing::Test {};
+using Kinds = testing::Types<Dropout, Dropout2d>;
+TYPED_TEST_SUITE(DropoutKinds, Kinds);
+
+TYPED_TEST(DropoutKinds, MasksAreAFunctionOfSeedStepLayerAndCall) {
+  WithDropout<TypeParam> module;
   const auto x = at::ones({64, 128, 2, 3});
   reseed_dropout(module, 1, 5);
   const Tensor first_call = module.first->forward(x), second_call = module.first->forward(x),
@@ -165,18 +307,63 @@ TEST(Dropout2d, MasksAreAFunctionOfSeedStepLayerAndCall) {
   EXPECT_FALSE(at::equal(module.first->forward(x), first_call));
   reseed_dropout(module, 2, 5);
   EXPECT_FALSE(at::equal(module.first->forward(x), first_call));
-
-  // Whole channels: 0 or 4/3 over all pixels; a quarter of 8192 dropped (deviation 39).
-  EXPECT_TRUE(at::equal(first_call.amax({2, 3}), first_call.amin({2, 3})));
-  EXPECT_TRUE(((first_call == 0) | (first_call == static_cast<float>(4.0 / 3))).all().item<bool>());
-  EXPECT_NEAR((first_call.amax({2, 3}) == 0).sum().item<int64_t>(), 2048, 200);
   module.eval();
   EXPECT_TRUE(at::equal(module.first->forward(x), x));
 }
 
+TEST(Dropout2d, DropsWholeChannels) {
+  WithDropout<Dropout2d> module;
+  reseed_dropout(module, 1, 5);
+  const Tensor first_call = module.first->forward(at::ones({64, 128, 2, 3}));
+  // Whole channels: 0 or 4/3 over all pixels; a quarter of 8192 dropped (deviation 39).
+  EXPECT_TRUE(at::equal(first_call.amax({2, 3}), first_call.amin({2, 3})));
+  EXPECT_TRUE(((first_call == 0) | (first_call == static_cast<float>(4.0 / 3))).all().item<bool>());
+  EXPECT_NEAR((first_call.amax({2, 3}) == 0).sum().item<int64_t>(), 2048, 200);
+}
+
+TEST(Dropout, DropsSingleValuesAlikeForAnyThreadsAndFormat) {
+  WithDropout<Dropout> module;
+  const auto x = at::ones({4, 64, 16, 32}).requires_grad_();
+  reseed_dropout(module, 1, 5);
+  const Tensor y = module.first->forward(x);
+  // 0 or 4/3; a quarter of 131072 dropped (deviation 157), in every plane of 512 (deviation 10) and at every pixel of 256 (7).
+  const Tensor dropped = y == 0;
+  EXPECT_TRUE((dropped | (y == static_cast<float>(4.0 / 3))).all().item<bool>());
+  EXPECT_NEAR(dropped.sum().item<int64_t>(), 32768, 800);
+  EXPECT_GT(dropped.sum(at::IntArrayRef{2, 3}).min().item<int64_t>(), 128 - 60);
+  EXPECT_LT(dropped.sum(at::IntArrayRef{2, 3}).max().item<int64_t>(), 128 + 60);
+  EXPECT_GT(dropped.sum(at::IntArrayRef{0, 1}).min().item<int64_t>(), 64 - 42);
+  EXPECT_LT(dropped.sum(at::IntArrayRef{0, 1}).max().item<int64_t>(), 64 + 42);
+  y.sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), y));
+
+  reseed_dropout(module, 1, 5);
+  const Tensor channels_last = module.first->forward(x.detach().contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(channels_last.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(at::equal(channels_last, y));
+  const int threads = at::get_num_threads();
+  at::set_num_threads(threads == 1 ? 2 : 1);
+  reseed_dropout(module, 1, 5);
+  EXPECT_TRUE(at::equal(module.first->forward(x), y));
+  at::set_num_threads(threads);
+}
+
+TEST(Conv2d, GroupsSeeTheirOwnChannels) {
+  at::NoGradGuard no_grad;
+  Conv2d convolution(4, 2, 1, ConvOptions{.groups = 2});
+  convolution.parameters()[0].copy_(at::tensor({1.0f, 10.0f, 100.0f, 1000.0f}).reshape({2, 2, 1, 1}));
+  const auto y = convolution.forward(at::tensor({1.0f, 2.0f, 3.0f, 4.0f}).reshape({1, 4, 1, 1}));
+  EXPECT_TRUE(at::equal(y.flatten(), at::tensor({21.0f, 4300.0f})));
+}
+
 TEST(BatchNorm2d, RefusesOneValuePerChannel) {
   BatchNorm2d norm(2);
-  EXPECT_THROW(norm.forward(at::ones({1, 2, 1, 1})), Error);
+  try {
+    norm.forward(at::ones({1, 2, 1, 1}));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.where(), "optim.batch_labeled");
+  }
   norm.eval();
   EXPECT_NO_THROW(norm.forward(at::ones({1, 2, 1, 1})));
 }

@@ -1,7 +1,8 @@
-"""Makes a folder of random segmentation_models_pytorch FPNs, saved by torch.save in both formats, with inputs and logits.
+"""Makes a folder of random segmentation_models_pytorch networks, saved by torch.save in both formats, with inputs and logits:
+FPN, and DeepLabV3Plus at output strides 16 and 8.
 
 Usage: python tools/goldens/check_parity.py DIR
-       SEMISEG_PARITY_DIR=DIR build/semiseg_tests --gtest_filter='FpnParity.*'
+       SEMISEG_PARITY_DIR=DIR build/semiseg_tests --gtest_filter='*Parity.*'
 Needs torch, torchvision, segmentation_models_pytorch 0.6, safetensors.
 """
 import os
@@ -14,23 +15,36 @@ from safetensors.torch import save_file
 CLASSES = 19
 
 
+def save(folder, name, model, size):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean of all batches, so that evaluation normalises as training does
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(2, 3, 64, 96))
+    torch.save(model.state_dict(), os.path.join(folder, f"{name}.zip.pth"))
+    torch.save(model.state_dict(), os.path.join(folder, f"{name}.legacy.pth"), _use_new_zipfile_serialization=False)
+    image = torch.randn(2, 3, *size)
+    tensors = {"image": image}
+    with torch.no_grad():
+        tensors["eval"] = model.eval()(image)
+        tensors["train"] = model.train()(image)
+    print(name, {mode: tensors[mode].abs().mean().item() for mode in ("eval", "train")})
+    save_file(tensors, os.path.join(folder, f"{name}.io.safetensors"))
+
+
 def main(folder):
     os.makedirs(folder, exist_ok=True)
     torch.manual_seed(0)
     for backbone in ("resnet18", "resnet50"):
-        model = smp.FPN(backbone, encoder_weights=None, classes=CLASSES, decoder_dropout=0.0)
-        model.train()
-        with torch.no_grad():
-            for _ in range(3):  # so that the running statistics are not the initial ones
-                model(torch.randn(2, 3, 64, 96))
-        torch.save(model.state_dict(), os.path.join(folder, f"{backbone}.zip.pth"))
-        torch.save(model.state_dict(), os.path.join(folder, f"{backbone}.legacy.pth"), _use_new_zipfile_serialization=False)
-        image = torch.randn(2, 3, 128, 192)
-        tensors = {"image": image}
-        with torch.no_grad():
-            tensors["eval"] = model.eval()(image)
-            tensors["train"] = model.train()(image)
-        save_file(tensors, os.path.join(folder, f"{backbone}.io.safetensors"))
+        save(folder, backbone, smp.FPN(backbone, encoder_weights=None, classes=CLASSES, decoder_dropout=0.0), (128, 192))
+    for backbone in ("resnet18", "resnet50"):
+        for stride in (16, 8):
+            model = smp.DeepLabV3Plus(backbone, encoder_weights=None, encoder_output_stride=stride, classes=CLASSES,
+                                      decoder_aspp_dropout=0.0)
+            # Wide enough that every atrous rate, up to 36 pixels of the coarse feature, reaches pixels at output stride 8.
+            save(folder, f"deeplabv3plus_{backbone}_{stride}", model, (64, 320))
 
 
 if __name__ == "__main__":

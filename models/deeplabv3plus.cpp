@@ -1,0 +1,125 @@
+// DeepLabV3+ decoder (Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV
+// 2018, arXiv 1802.02611) as segmentation_models_pytorch 0.6 defines it: 256 channels, separable atrous convolutions at rates
+// 12, 24 and 36 whatever the output stride, 48 channels of the feature at stride 4.
+// https://github.com/qubvel-org/segmentation_models.pytorch/blob/main/segmentation_models_pytorch/decoders/deeplabv3/decoder.py
+//
+// There, the coarse feature is enlarged by output stride / 4, so image sides must be multiples of the output stride. Here, it
+// goes to the size of the feature at stride 4: the same at those multiples, and defined for every other side.
+#include <ATen/ATen.h>
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/layers.h"
+#include "semiseg/error.h"
+#include "semiseg/model.h"
+
+namespace semiseg {
+namespace {
+
+constexpr int64_t kChannels = 256;
+constexpr int64_t kSkipChannels = 48;
+constexpr std::array<int64_t, 3> kRates{12, 24, 36};
+constexpr size_t kBranches = kRates.size() + 2;  // also a 1x1 convolution and the mean of the image
+constexpr size_t kLevels = 4;
+
+using Layers = std::vector<std::shared_ptr<Layer>>;
+
+Layers conv_norm_relu(std::shared_ptr<Layer> convolution, int64_t out) {
+  return {std::move(convolution), std::make_shared<BatchNorm2d>(out), std::make_shared<ReLU>()};
+}
+
+Layers conv1x1_norm_relu(int64_t in, int64_t out) { return conv_norm_relu(std::make_shared<Conv2d>(in, out, 1), out); }
+
+// A 3x3 convolution of each channel, then a 1x1 convolution across them.
+Layers separable_norm_relu(int64_t in, int64_t out, int64_t dilation) {
+  const ConvOptions depthwise{.padding = dilation, .dilation = dilation, .groups = in};
+  return conv_norm_relu(std::make_shared<Sequential>(
+                            Layers{std::make_shared<Conv2d>(in, in, 3, depthwise), std::make_shared<Conv2d>(in, out, 1)}),
+                        out);
+}
+
+class GlobalMean : public Layer {
+ public:
+  Tensor forward(const Tensor& x_BChw) override { return at::adaptive_avg_pool2d(x_BChw, {1, 1}); }
+};
+
+// The image's mean feature, convolved, at every pixel. Its normalisation sees one value per image.
+class PoolingBranch : public Sequential {
+ public:
+  explicit PoolingBranch(int64_t in) : Sequential(Layers{std::make_shared<GlobalMean>()}) {
+    for (auto& layer : conv1x1_norm_relu(in, kChannels)) push_back(std::move(layer));
+  }
+
+  Tensor forward(const Tensor& x_BChw) override {
+    return Sequential::forward(x_BChw)
+        .expand({-1, -1, x_BChw.size(2), x_BChw.size(3)})
+        .contiguous(x_BChw.suggest_memory_format());
+  }
+};
+
+// Atrous spatial pyramid pooling: the same feature seen at several scales.
+class Aspp : public Layer {
+ public:
+  Aspp(int64_t in, double dropout) {
+    const auto convs = register_module("convs", std::make_shared<torch::nn::Module>());
+    branches_[0] = std::make_shared<Sequential>(conv1x1_norm_relu(in, kChannels));
+    for (size_t i = 0; i < kRates.size(); ++i)
+      branches_[i + 1] = std::make_shared<Sequential>(separable_norm_relu(in, kChannels, kRates[i]));
+    branches_.back() = std::make_shared<PoolingBranch>(in);
+    for (size_t i = 0; i < kBranches; ++i) convs->register_module(std::to_string(i), branches_[i]);
+    Layers project = conv1x1_norm_relu(static_cast<int64_t>(kBranches) * kChannels, kChannels);
+    project.push_back(std::make_shared<Dropout>(dropout));
+    project_ = register_module("project", std::make_shared<Sequential>(project));
+  }
+
+  Tensor forward(const Tensor& x_BChw) override {
+    std::array<Tensor, kBranches> seen;
+    for (size_t i = 0; i < kBranches; ++i) seen[i] = branches_[i]->forward(x_BChw);
+    return project_->forward(at::cat(at::TensorList(seen), /*dim=*/1));
+  }
+
+ private:
+  std::array<std::shared_ptr<Sequential>, kBranches> branches_;
+  std::shared_ptr<Sequential> project_;
+};
+
+class DeepLabV3Plus : public Decoder {
+ public:
+  DeepLabV3Plus(const ModelConfig& config, const std::vector<int64_t>& channels) {
+    if (config.output_stride != 16 && config.output_stride != 8)
+      throw Error(ErrorKind::kConfig, str("decoder \"deeplabv3plus\" does not work at output stride ", config.output_stride),
+                  "model.output_stride", "set it to 16 or 8");
+    if (channels.size() != kLevels)
+      throw Error(ErrorKind::kConfig, "decoder \"deeplabv3plus\" takes features at four levels", "model.backbone");
+    Layers aspp{std::make_shared<Aspp>(channels[3], config.dropout)};
+    for (auto& layer : separable_norm_relu(kChannels, kChannels, /*dilation=*/1)) aspp.push_back(std::move(layer));
+    aspp_ = register_module("aspp", std::make_shared<Sequential>(aspp));
+    block1_ = register_module("block1", std::make_shared<Sequential>(conv1x1_norm_relu(channels[0], kSkipChannels)));
+    block2_ = register_module(
+        "block2", std::make_shared<Sequential>(separable_norm_relu(kSkipChannels + kChannels, kChannels, /*dilation=*/1)));
+  }
+
+  Tensor forward(const std::vector<Tensor>& features) override {
+    const Tensor skip = block1_->forward(features[0]);  // [B, 48, h, w] at stride 4
+    const Tensor coarse =
+        at::upsample_bilinear2d(aspp_->forward(features[3]), {skip.size(2), skip.size(3)}, /*align_corners=*/true);
+    return block2_->forward(at::cat({coarse, skip}, /*dim=*/1));
+  }
+
+  int64_t channels() const override { return kChannels; }
+
+ private:
+  std::shared_ptr<Sequential> aspp_;
+  std::shared_ptr<Sequential> block1_;  // on the feature at stride 4
+  std::shared_ptr<Sequential> block2_;  // on both together
+};
+
+const bool kRegistered = decoders().add("deeplabv3plus", [](const ModelConfig& config, const std::vector<int64_t>& channels) {
+  return std::make_shared<DeepLabV3Plus>(config, channels);
+});
+
+}  // namespace
+}  // namespace semiseg
