@@ -48,15 +48,16 @@ class FileDataset final : public Dataset {
     Sample sample;
     sample.id = entry.id;
     sample.image_HWC = read_image(entry.image);
-    if (split == Split::kUnlabeled) return sample;
+    if (entry.label.empty()) return sample;
     sample.label_HW = read_label(lists_, entry);
     check_same_size(entry, sample.image_HWC, sample.label_HW);
     return sample;
   }
 
   Tensor label(Split split, int64_t index) const override {
-    TORCH_CHECK(split != Split::kUnlabeled, "unlabelled images have no label");
-    return read_label(lists_, lists_[split].at(index));
+    const FileEntry& entry = lists_[split].at(index);
+    TORCH_CHECK(!entry.label.empty(), "unlabelled images have no label");
+    return read_label(lists_, entry);
   }
 
   std::string id(Split split, int64_t index) const override { return lists_[split].at(index).id; }
@@ -116,6 +117,8 @@ bool add_file_format(const std::string& name, Registry<FileLists(const Config&, 
   });
 }
 
+bool reads_unlabeled_labels(const Config& config) { return config.data.unlabeled_truth || config.semi.method == "retrain"; }
+
 std::unique_ptr<Dataset> open_dataset(const Config& config) { return datasets().at(config.data.format)(config); }
 
 ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
@@ -123,6 +126,7 @@ ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
   const size_t threads = static_cast<size_t>(std::max<int64_t>(workers, 1));
   const ClassCounts zero{std::vector<int64_t>(K), std::vector<int64_t>(K), std::vector<int64_t>(K)};
   std::vector<ClassCounts> of_thread(threads, zero);
+  std::vector<std::vector<int64_t>> of_image(static_cast<size_t>(data.size(split)));
 
   for_each_index(data.size(split), workers, [&](int64_t index, int64_t thread) {
     const Tensor label_HW = data.label(split, index).contiguous();
@@ -130,6 +134,9 @@ ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
     std::array<int64_t, 256> histogram{};
     for (int64_t i = 0; i < label_HW.numel(); ++i) ++histogram[label[i]];
     const int64_t counted = std::accumulate(histogram.begin(), histogram.begin() + K, int64_t{0});
+    std::vector<int64_t>& here = of_image[index];
+    here.assign(histogram.begin(), histogram.begin() + K);
+    here.push_back(label_HW.numel() - counted);
     ClassCounts& counts = of_thread[thread];
     for (size_t k = 0; k < K; ++k) {
       if (histogram[k] == 0) continue;
@@ -140,6 +147,7 @@ ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
   });
 
   ClassCounts total = zero;
+  total.of_image = std::move(of_image);
   for (const ClassCounts& counts : of_thread) {
     for (size_t k = 0; k < K; ++k) {
       total.pixels[k] += counts.pixels[k];
@@ -202,9 +210,8 @@ std::vector<std::string> split_list_line(const std::string& line, const std::str
   return columns;
 }
 
-std::vector<FileEntry> read_list(const std::string& list, const std::string& root, Split split, const OnProblem& on_problem,
-                                 const std::function<void(FileEntry&)>& find_label) {
-  const bool labelled = split != Split::kUnlabeled;
+std::vector<FileEntry> read_list(const std::string& list, const std::string& root, Split split, bool labelled,
+                                 const OnProblem& on_problem, const std::function<void(FileEntry&)>& find_label) {
   const auto in_root = [&](const std::string& path) { return (std::filesystem::path(root) / path).string(); };
   const std::string root_hint = "paths in a list are relative to data.root (" + root + ")";
 
@@ -222,7 +229,9 @@ std::vector<FileEntry> read_list(const std::string& list, const std::string& roo
     entry.image = in_root(columns[0]);
     if (labelled) {
       if (columns.size() < 2 || columns[1].empty())
-        fail("no label for image \"" + entry.id + "\"", str("a line of a ", split_name(split), " list holds image and label"));
+        fail("no label for image \"" + entry.id + "\"",
+             split == Split::kUnlabeled ? "data.unlabeled_truth needs image and label in each line; or set it to false"
+                                        : str("a line of a ", split_name(split), " list holds image and label"));
       entry.label = in_root(columns[1]);
       find_label(entry);
     }

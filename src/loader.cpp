@@ -12,9 +12,12 @@
 #include <deque>
 #include <functional>
 #include <future>
+#include <limits>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <opencv2/core.hpp>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <tuple>
@@ -130,14 +133,70 @@ class Order {
   std::map<int64_t, std::vector<int64_t>> passes_;  // by pass: a pure function of it, kept for speed
 };
 
+// Which labelled image a draw takes, and what its crop should show.
+struct LabeledDraw {
+  int64_t image = 0;
+  int64_t rare_class = -1;  // -1: any crop will do
+};
+
+// DAFormer's 3000 pixels of a 2048 x 1024 image, and the part of them that a crop should hold.
+constexpr double kRareShare = 0.0014, kRareShareInCrop = 0.5 * kRareShare;
+constexpr int kRareCropRedraws = 10;
+
+class RareClassSampler {
+ public:
+  RareClassSampler(uint64_t seed, double temperature, const ClassCounts& counts)
+      : seed_(seed), probability_K_(rare_class_probabilities(counts.pixels, temperature)), images_(counts.pixels.size()) {
+    for (size_t c = 0; c < images_.size(); ++c) {
+      std::vector<int64_t> with_some;
+      for (size_t image = 0; image < counts.of_image.size(); ++image) {
+        const std::vector<int64_t>& pixels = counts.of_image[image];
+        if (pixels[c] == 0) continue;
+        with_some.push_back(static_cast<int64_t>(image));
+        const auto all = static_cast<double>(std::accumulate(pixels.begin(), pixels.end(), int64_t{0}));
+        if (static_cast<double>(pixels[c]) > kRareShare * all) images_[c].push_back(static_cast<int64_t>(image));
+      }
+      if (images_[c].empty()) images_[c] = std::move(with_some);
+    }
+  }
+
+  LabeledDraw at(int64_t draw) const {
+    Random random(seed_, Purpose::kRareClass, static_cast<uint64_t>(draw));
+    double rest = random.uniform();
+    size_t chosen = 0;
+    for (size_t c = 0; c < probability_K_.size() && rest >= 0; ++c) {
+      if (probability_K_[c] == 0) continue;
+      chosen = c;  // the last one, should rounding leave a rest
+      rest -= probability_K_[c];
+    }
+    const std::vector<int64_t>& images = images_[chosen];
+    return {images[static_cast<size_t>(random.below(static_cast<int64_t>(images.size())))], static_cast<int64_t>(chosen)};
+  }
+
+ private:
+  uint64_t seed_;
+  std::vector<double> probability_K_;
+  std::vector<std::vector<int64_t>> images_;  // of each class
+};
+
+void require_same_size(const Sample& sample) {
+  if (sample.image_HWC.sizes().slice(0, 2) == sample.label_HW.sizes()) return;
+  throw Error(ErrorKind::kData,
+              str("the image is ", sample.image_HWC.size(0), " x ", sample.image_HWC.size(1), " pixels, its label ",
+                  sample.label_HW.size(0), " x ", sample.label_HW.size(1)),
+              sample.id, "a label has the size of its image");
+}
+
 // Batches on the host, each image still to be written into its place.
 struct HostLabeled {
   Tensor image_BHWC, label_BHW;  // uint8
 };
 struct HostUnlabeled {
   Tensor weak_BHWC, valid_BHW;        // uint8
+  Tensor truth_BHW;                   // uint8, or undefined
   std::vector<Tensor> strong_BHWC;    // uint8
   std::vector<Tensor> cutmix_box_B4;  // int64
+  std::vector<Tensor> draw_BD;        // float32; no more than boxes
 };
 struct HostBatch {
   HostLabeled labeled;
@@ -225,6 +284,7 @@ struct Loader::State {
   const Affine factors;
   Tensor scale, shift;  // the same on the device; undefined on the CPU
   Order labeled_order, unlabeled_order, mix_order;
+  std::optional<RareClassSampler> rare_classes;
   std::deque<PendingBatch> pending;  // consecutive indices
   double wait_seconds = 0;
   WorkerPool pool;  // last: its threads end before anything they use
@@ -238,47 +298,72 @@ struct Loader::State {
         unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
         pool(options.workers) {
+    if (options.rare_class_temperature > 0) {
+      rare_classes.emplace(options.seed, options.rare_class_temperature, count_classes(data, Split::kLabeled, options.workers));
+    }
     if (!options.device.is_cpu()) std::tie(scale, shift) = affine_on_device(factors, options.device);
   }
 
-  Geometry geometry_of(const Tensor& image_HWC, List list, int64_t draw) const {
-    Random random(options.seed, Purpose::kWeakView, static_cast<uint64_t>(draw), static_cast<uint32_t>(list));
-    return draw_geometry(image_HWC.size(0), image_HWC.size(1), options.view, random);
+  Random crops_of(List list, int64_t draw) const {
+    return {options.seed, Purpose::kWeakView, static_cast<uint64_t>(draw), static_cast<uint32_t>(list)};
   }
 
-  // The jobs, on any thread. `draw` is the place in the list's endless sequence, `image` the one that stands there.
-  void load_labeled(HostLabeled& batch, int64_t position, int64_t draw, int64_t image) const {
-    const Sample sample = data.get(Split::kLabeled, image);
-    if (sample.image_HWC.sizes().slice(0, 2) != sample.label_HW.sizes()) {
-      throw Error(ErrorKind::kData,
-                  str("the image is ", sample.image_HWC.size(0), " x ", sample.image_HWC.size(1), " pixels, its label ",
-                      sample.label_HW.size(0), " x ", sample.label_HW.size(1)),
-                  sample.id, "a label has the size of its image");
+  LabeledDraw labeled_draw(int64_t draw) {
+    return rare_classes ? rare_classes->at(draw) : LabeledDraw{labeled_order.image(draw), -1};
+  }
+
+  // The jobs, on any thread. `draw` is the place in the list's endless sequence, `what` or `image` what stands there.
+  void load_labeled(HostLabeled& batch, int64_t position, int64_t draw, const LabeledDraw& what) const {
+    const Sample sample = data.get(Split::kLabeled, what.image);
+    require_same_size(sample);
+    const int64_t H = sample.label_HW.size(0), W = sample.label_HW.size(1);
+    Random random = crops_of(List::kLabeled, draw);
+    Geometry geometry = draw_geometry(H, W, options.view, random);
+    Tensor label_HW = view_of_label(sample.label_HW, geometry);
+    if (what.rare_class >= 0) {
+      const double wanted = kRareShareInCrop * static_cast<double>(H * W);
+      const auto holds_enough = [&] {
+        const auto* label = label_HW.data_ptr<uint8_t>();
+        return static_cast<double>(std::count(label, label + label_HW.numel(), static_cast<uint8_t>(what.rare_class))) > wanted;
+      };
+      for (int redraw = 0; redraw < kRareCropRedraws && !holds_enough(); ++redraw) {
+        geometry = draw_geometry(H, W, options.view, random);
+        label_HW = view_of_label(sample.label_HW, geometry);
+      }
     }
-    const Geometry geometry = geometry_of(sample.image_HWC, List::kLabeled, draw);
     put(batch.image_BHWC, position, view_of_image(sample.image_HWC, geometry, fill));
-    put(batch.label_BHW, position, view_of_label(sample.label_HW, geometry));
+    put(batch.label_BHW, position, label_HW);
   }
 
   void load_unlabeled(HostUnlabeled& batch, List list, int64_t position, int64_t draw, int64_t image) const {
     const Sample sample = data.get(Split::kUnlabeled, image);
-    const Geometry geometry = geometry_of(sample.image_HWC, list, draw);
+    if (batch.truth_BHW.defined()) require_same_size(sample);
+    Random crops = crops_of(list, draw);
+    const Geometry geometry = draw_geometry(sample.image_HWC.size(0), sample.image_HWC.size(1), options.view, crops);
     const Tensor weak_HWC = view_of_image(sample.image_HWC, geometry, fill);
     put(batch.weak_BHWC, position, weak_HWC);
     put(batch.valid_BHW, position, view_valid(geometry));
+    if (batch.truth_BHW.defined()) put(batch.truth_BHW, position, view_of_label(sample.label_HW, geometry));
     for (size_t view = 0; view < batch.strong_BHWC.size(); ++view) {
       Random random(options.seed, Purpose::kStrongView, static_cast<uint64_t>(draw), stream(list, view));
-      put(batch.strong_BHWC[view], position, strong_view(weak_HWC, random));
+      put(batch.strong_BHWC[view], position,
+          options.needs.random_strong_view ? random_strong_view(weak_HWC, random) : strong_view(weak_HWC, random));
     }
-    for (size_t view = 0; view < batch.cutmix_box_B4.size(); ++view) {
-      Random random(options.seed, Purpose::kCutMix, static_cast<uint64_t>(draw), stream(list, view));
-      const Box box = draw_cutmix_box(options.view.crop_H, options.view.crop_W, random);
+    for (size_t i = 0; i < batch.cutmix_box_B4.size(); ++i) {
+      Random random(options.seed, Purpose::kCutMix, static_cast<uint64_t>(draw), stream(list, i));
+      const int64_t H = options.view.crop_H, W = options.view.crop_W;
+      const Box box = options.needs.augseg_boxes ? draw_augseg_box(H, W, /*labeled_content=*/i == 0, random)
+                                                 : draw_cutmix_box(H, W, random);
       const std::array<int64_t, 4> edges{box.top, box.left, box.bottom, box.right};
-      put(batch.cutmix_box_B4[view], position, edges.data(), 4);
+      put(batch.cutmix_box_B4[i], position, edges.data(), 4);
+      if (i >= batch.draw_BD.size()) continue;
+      const int64_t D = batch.draw_BD[i].size(1);
+      float* draws = batch.draw_BD[i].data_ptr<float>() + position * D;
+      for (int64_t d = 0; d < D; ++d) draws[d] = static_cast<float>(random.uniform() * (1 - 0x1p-24));  // stays below 1
     }
   }
 
-  // One random stream for each strong view of each list.
+  // One random stream for each strong view, or box, of each list.
   static uint32_t stream(List list, size_t view) { return static_cast<uint32_t>(list) | static_cast<uint32_t>(view) << 8; }
 
   // Pinned where the device is a GPU, so that the copy to it need not wait.
@@ -286,15 +371,16 @@ struct Loader::State {
     return at::empty(shape, at::TensorOptions().dtype(type).pinned_memory(options.device.is_cuda()));
   }
 
-  HostUnlabeled unlabeled_batch(bool boxes) const {
+  HostUnlabeled unlabeled_batch(int boxes, int draws) const {
     const int64_t B = options.batch_unlabeled, H = options.view.crop_H, W = options.view.crop_W;
     HostUnlabeled batch;
     batch.weak_BHWC = host_tensor({B, H, W, 3}, at::kByte);
     batch.valid_BHW = host_tensor({B, H, W}, at::kByte);
-    for (int view = 0; view < options.needs.strong_views; ++view) {
-      batch.strong_BHWC.push_back(host_tensor({B, H, W, 3}, at::kByte));
-      if (boxes) batch.cutmix_box_B4.push_back(host_tensor({B, 4}, at::kLong));
-    }
+    if (options.needs.truth) batch.truth_BHW = host_tensor({B, H, W}, at::kByte);
+    const int64_t D = data.classes().size() + 1;
+    for (int i = 0; i < options.needs.strong_views; ++i) batch.strong_BHWC.push_back(host_tensor({B, H, W, 3}, at::kByte));
+    for (int i = 0; i < boxes; ++i) batch.cutmix_box_B4.push_back(host_tensor({B, 4}, at::kLong));
+    for (int i = 0; i < draws; ++i) batch.draw_BD.push_back(host_tensor({B, D}, at::kFloat));
     return batch;
   }
 
@@ -314,16 +400,19 @@ struct Loader::State {
     host.labeled = {host_tensor({B, H, W, 3}, at::kByte), host_tensor({B, H, W}, at::kByte)};
     for (int64_t position = 0; position < B; ++position) {
       const int64_t draw = index * B + position;
-      batch.positions.push_back(pool.submit([this, host = batch.host, position, draw, image = labeled_order.image(draw)] {
-        load_labeled(host->labeled, position, draw, image);
+      batch.positions.push_back(pool.submit([this, host = batch.host, position, draw, what = labeled_draw(draw)] {
+        load_labeled(host->labeled, position, draw, what);
       }));
     }
     if (options.needs.unlabeled) {
-      host.unlabeled = unlabeled_batch(options.needs.mix);
+      // One set a strong view; one where weak views are mixed.
+      const int of_views = options.needs.mix ? std::max(options.needs.strong_views, 1) : 0;
+      host.unlabeled =
+          options.needs.augseg_boxes ? unlabeled_batch(/*boxes=*/2, /*draws=*/1) : unlabeled_batch(of_views, of_views);
       submit_unlabeled(batch, host.unlabeled, List::kUnlabeled, unlabeled_order);
     }
     if (options.needs.mix) {
-      host.mix = unlabeled_batch(false);
+      host.mix = unlabeled_batch(/*boxes=*/0, /*draws=*/0);
       submit_unlabeled(batch, host.mix, List::kMix, mix_order);
     }
     pending.push_back(std::move(batch));
@@ -359,10 +448,26 @@ struct Loader::State {
     batch.weak_BCHW = image_to_device(host.weak_BHWC);
     batch.valid_BHW = to_device(host.valid_BHW).to(at::kBool);
     for (const Tensor& strong_BHWC : host.strong_BHWC) batch.strong_BCHW.push_back(image_to_device(strong_BHWC));
+    if (host.truth_BHW.defined()) batch.truth_BHW = to_device(host.truth_BHW).to(at::kLong);
     for (const Tensor& box_B4 : host.cutmix_box_B4) batch.cutmix_box_B4.push_back(to_device(box_B4));
+    for (const Tensor& draw_BD : host.draw_BD) batch.draw_BD.push_back(to_device(draw_BD));
     return batch;
   }
 };
+
+std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_K, double temperature) {
+  const auto total = static_cast<double>(std::accumulate(pixels_K.begin(), pixels_K.end(), int64_t{0}));
+  // The rarest class has the largest exponent: relative to it no exponential overflows, however small the temperature.
+  int64_t fewest = std::numeric_limits<int64_t>::max();
+  for (const int64_t pixels : pixels_K)
+    if (pixels > 0) fewest = std::min(fewest, pixels);
+  std::vector<double> probability_K(pixels_K.size(), 0.0);
+  for (size_t c = 0; c < pixels_K.size(); ++c)
+    if (pixels_K[c] > 0) probability_K[c] = std::exp(static_cast<double>(fewest - pixels_K[c]) / total / temperature);
+  const double sum = std::accumulate(probability_K.begin(), probability_K.end(), 0.0);
+  for (double& probability : probability_K) probability /= sum;
+  return probability_K;
+}
 
 Loader::Loader(const Dataset& data, LoaderOptions options) {
   require_images(data, Split::kLabeled, "set data.labeled to a list with at least one image");

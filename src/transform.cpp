@@ -145,8 +145,103 @@ void make_grey(uint8_t* rgb, int64_t pixels) {
   for (int64_t i = 0; i < pixels; ++i, rgb += 3) std::memset(rgb, grey(rgb), 3);
 }
 
+// Replaces each value of each channel c by tables[c][value].
+using ChannelTables = std::array<std::array<uint8_t, 256>, 3>;
+void look_up(uint8_t* rgb, int64_t pixels, const ChannelTables& tables) {
+  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
+    for (size_t c = 0; c < 3; ++c) rgb[c] = tables[c][rgb[c]];
+  }
+}
+
+// Applies a function of the value to all channels.
+template <class Function>
+void map_values(uint8_t* rgb, int64_t pixels, const Function& function) {
+  std::array<uint8_t, 256> table;
+  for (int value = 0; value < 256; ++value) table[static_cast<size_t>(value)] = static_cast<uint8_t>(function(value));
+  look_up(rgb, pixels, {table, table, table});
+}
+
+std::array<std::array<int64_t, 256>, 3> histograms(const uint8_t* rgb, int64_t pixels) {
+  std::array<std::array<int64_t, 256>, 3> counts{};
+  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
+    for (size_t c = 0; c < 3; ++c) ++counts[c][rgb[c]];
+  }
+  return counts;
+}
+
+// ImageOps.autocontrast: each channel's lowest value becomes 0, its highest 255; a channel of one value stays.
+void autocontrast(uint8_t* rgb, int64_t pixels) {
+  const auto counts = histograms(rgb, pixels);
+  ChannelTables tables;
+  for (size_t c = 0; c < 3; ++c) {
+    int low = 0, high = 255;
+    while (low < 255 && counts[c][static_cast<size_t>(low)] == 0) ++low;
+    while (high > 0 && counts[c][static_cast<size_t>(high)] == 0) --high;
+    if (high <= low) low = 0, high = 255;
+    const double scale = 255.0 / (high - low), offset = -low * scale;
+    for (int value = 0; value < 256; ++value)
+      tables[c][static_cast<size_t>(value)] = static_cast<uint8_t>(std::clamp(value * scale + offset, 0.0, 255.0));
+  }
+  look_up(rgb, pixels, tables);
+}
+
+// ImageOps.equalize: each channel's histogram becomes about uniform. A channel with fewer than 255 pixels below its highest
+// value stays.
+void equalize(uint8_t* rgb, int64_t pixels) {
+  const auto counts = histograms(rgb, pixels);
+  ChannelTables tables;
+  for (size_t c = 0; c < 3; ++c) {
+    size_t highest = 255;
+    while (highest > 0 && counts[c][highest] == 0) --highest;
+    const int64_t step = (pixels - counts[c][highest]) / 255;
+    int64_t below = step / 2;
+    for (size_t value = 0; value < 256; ++value) {
+      tables[c][value] = static_cast<uint8_t>(step > 0 ? std::min<int64_t>(below / step, 255) : static_cast<int64_t>(value));
+      below += counts[c][value];
+    }
+  }
+  look_up(rgb, pixels, tables);
+}
+
+// ImageEnhance.Sharpness: blends with ImageFilter.SMOOTH, the mean of 3 x 3 pixels with weight 5 for the middle one, rounded;
+// the outermost pixels stay.
+void change_sharpness(uint8_t* rgb, int64_t H, int64_t W, float factor) {
+  const std::vector<uint8_t> source(rgb, rgb + 3 * H * W);
+  for (int64_t y = 1; y + 1 < H; ++y) {
+    for (int64_t i = 3 * (y * W + 1); i < 3 * (y * W + W - 1); ++i) {
+      const uint8_t* middle = source.data() + i;
+      int sum = 4 * *middle;
+      for (const int64_t row : {-3 * W, int64_t{0}, 3 * W}) sum += middle[row - 3] + middle[row] + middle[row + 3];
+      rgb[i] = blend((2 * sum + 13) / 26, *middle, factor);
+    }
+  }
+}
+
+// Keeps the upper `bits` of each value.
+void posterize(uint8_t* rgb, int64_t pixels, int bits) {
+  map_values(rgb, pixels, [dropped = 0xff >> bits](int value) { return value & ~dropped; });
+}
+
+// Inverts the values from `threshold` on.
+void solarize(uint8_t* rgb, int64_t pixels, int threshold) {
+  map_values(rgb, pixels, [threshold](int value) { return value < threshold ? value : 255 - value; });
+}
+
 cv::Mat as_mat(const Tensor& image_HWC) {
   return {static_cast<int>(image_HWC.size(0)), static_cast<int>(image_HWC.size(1)), CV_8UC3, image_HWC.data_ptr<uint8_t>()};
+}
+
+void blur(const Tensor& image_HWC, double sigma) {
+  cv::Mat image = as_mat(image_HWC);
+  cv::GaussianBlur(image, image, cv::Size(), sigma, sigma, cv::BORDER_REPLICATE);
+}
+
+// Beta(a, b) of whole a and b is the a-th smallest of a + b - 1 uniform draws.
+double draw_beta(size_t a, size_t b, Random& random) {
+  std::vector<double> draws(a + b - 1);
+  for (double& draw : draws) draw = random.uniform();
+  std::sort(draws.begin(), draws.end());
+  return draws[a - 1];
 }
 
 }  // namespace
@@ -228,7 +323,7 @@ Tensor strong_view(const Tensor& image_HWC, Random& random) {
   const auto saturation = static_cast<float>(random.uniform(0.5, 1.5));
   const double hue = random.uniform(-0.25, 0.25);
   const bool without_colour = random.chance(0.2);
-  const bool blur = random.chance(0.5);
+  const bool blurred = random.chance(0.5);
   const double sigma = random.uniform(0.1, 2.0);
 
   const Tensor packed = image_HWC.contiguous();
@@ -254,9 +349,68 @@ Tensor strong_view(const Tensor& image_HWC, Random& random) {
     }
   }
   if (without_colour) make_grey(rgb, pixels);
-  if (blur) {
-    cv::Mat view = as_mat(view_HWC);
-    cv::GaussianBlur(view, view, cv::Size(), sigma, sigma, cv::BORDER_REPLICATE);
+  if (blurred) blur(view_HWC, sigma);
+  return view_HWC;
+}
+
+Tensor random_strong_view(const Tensor& image_HWC, Random& random) {
+  // As in strong_view everything is drawn first, for three operations whether they are applied or not.
+  struct Operation {
+    int64_t kind = 0;
+    double strength = 0;  // [0, 1)
+    bool negative = false;
+  };
+  const int64_t count = 1 + random.below(3);
+  std::array<Operation, 3> operations;
+  for (Operation& operation : operations) {
+    operation.kind = random.below(11);
+    operation.strength = random.uniform();
+    operation.negative = random.chance(0.5);
+  }
+
+  const Tensor packed = image_HWC.contiguous();
+  Tensor view_HWC = at::empty(packed.sizes(), at::kByte);
+  auto* rgb = view_HWC.data_ptr<uint8_t>();
+  std::memcpy(rgb, packed.data_ptr<uint8_t>(), static_cast<size_t>(packed.numel()));
+  const int64_t H = packed.size(0), W = packed.size(1), pixels = H * W;
+  for (int64_t i = 0; i < count; ++i) {
+    const Operation& operation = operations[static_cast<size_t>(i)];
+    const double strength = operation.strength;
+    const auto factor = static_cast<float>(0.95 - 0.9 * strength);  // (.05, .95]
+    const auto level = [strength](int levels) { return std::max(1, static_cast<int>(std::ceil(levels * strength))); };
+    switch (operation.kind) {
+      case 0:  // identity
+        break;
+      case 1:
+        autocontrast(rgb, pixels);
+        break;
+      case 2:
+        equalize(rgb, pixels);
+        break;
+      case 3:
+        blur(view_HWC, 0.1 + 1.9 * strength);
+        break;
+      case 4:
+        change_contrast(rgb, pixels, factor);
+        break;
+      case 5:
+        change_brightness(rgb, pixels, factor);
+        break;
+      case 6:
+        change_saturation(rgb, pixels, factor);
+        break;
+      case 7:
+        change_sharpness(rgb, H, W, factor);
+        break;
+      case 8:
+        posterize(rgb, pixels, 8 - level(4));
+        break;
+      case 9:
+        solarize(rgb, pixels, 256 - level(255));
+        break;
+      default:
+        change_hue(rgb, pixels, (operation.negative ? -0.5 : 0.5) * strength);
+    }
   }
   return view_HWC;
 }
@@ -273,6 +427,17 @@ Box draw_cutmix_box(int64_t H, int64_t W, Random& random) {
     const int64_t left = random.below(W), top = random.below(H);
     if (left + w <= W && top + h <= H) return {top, left, top + h, left + w};
   }
+}
+
+Box draw_augseg_box(int64_t H, int64_t W, bool labeled_content, Random& random) {
+  const double lambda = labeled_content ? draw_beta(8, 2, random) : draw_beta(4, 4, random);
+  const double side = std::sqrt(1 - lambda);
+  const int64_t reach_y = static_cast<int64_t>(static_cast<double>(H) * side) / 2;
+  const int64_t reach_x = static_cast<int64_t>(static_cast<double>(W) * side) / 2;
+  const int64_t y = H / 8 + random.below(H - H / 8), x = W / 8 + random.below(W - W / 8);
+  if (reach_y == 0 || reach_x == 0) return {};
+  return {std::max<int64_t>(y - reach_y, 0), std::max<int64_t>(x - reach_x, 0), std::min(y + reach_y, H),
+          std::min(x + reach_x, W)};
 }
 
 }  // namespace semiseg

@@ -42,7 +42,8 @@ class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual int64_t size(Split split) const = 0;
-  // Image and label (label undefined for Split::kUnlabeled). Throws Error(kData) naming the file and, for a label, the pixel.
+  // Image and label; for Split::kUnlabeled the label is undefined, but with data.unlabeled_truth. Throws Error(kData) naming
+  // the file and, for a label, the pixel.
   virtual Sample get(Split split, int64_t index) const = 0;
   // The label alone, for counting.
   virtual Tensor label(Split split, int64_t index) const = 0;
@@ -53,14 +54,18 @@ class Dataset {
 
 Registry<std::unique_ptr<Dataset>(const Config&)>& datasets();
 
+// Whether the labels of unlabelled images are read: to measure pseudo-labels, or because the method learns from label files.
+bool reads_unlabeled_labels(const Config& config);
+
 // The data set that config.data names.
 std::unique_ptr<Dataset> open_dataset(const Config& config);
 
 // Pixels of each class over a split's labels, int64 [K], and of how many images hold each class.
 struct ClassCounts {
-  std::vector<int64_t> pixels;           // [K]
-  std::vector<int64_t> images;           // [K]
-  std::vector<int64_t> pixels_of_those;  // [K] counted pixels of the images that contain the class
+  std::vector<int64_t> pixels;                   // [K]
+  std::vector<int64_t> images;                   // [K]
+  std::vector<int64_t> pixels_of_those;          // [K] counted pixels of the images that contain the class
+  std::vector<std::vector<int64_t>> of_image{};  // [N, K + 1] pixels of each class in each image; the last: ignored ones
 };
 ClassCounts count_classes(const Dataset& data, Split split, int64_t workers);
 

@@ -12,9 +12,12 @@ namespace semiseg {
 
 // What a method reads in each step.
 struct BatchNeeds {
-  bool unlabeled = false;  // the unlabelled list at all
-  int strong_views = 0;    // strong views of each unlabelled image
-  bool mix = false;        // a second, independent draw of unlabelled images, and CutMix boxes
+  bool unlabeled = false;           // the unlabelled list at all
+  int strong_views = 0;             // strong views of each unlabelled image
+  bool mix = false;                 // a second, independent draw of unlabelled images, CutMix boxes and uniform draws
+  bool random_strong_view = false;  // AugSeg's strong view (semi.strong_view: random)
+  bool augseg_boxes = false;        // AugSeg's two boxes an image: cutmix_box_B4[0] of labelled, [1] of unlabelled content
+  bool truth = false;               // the labels of unlabelled images, where the data has them
 };
 
 struct LoaderOptions {
@@ -26,12 +29,23 @@ struct LoaderOptions {
   int64_t prefetch = 3;           // batches read ahead
   std::vector<double> mean, std;  // RGB, of values in 0..1
   torch::Device device = torch::kCPU;
+  double rare_class_temperature = 0;  // of rare class sampling of labelled crops; 0: off
 };
+
+// Rare class sampling (DAFormer, Hoyer et al., arXiv 2111.14887): the probability of each class to be asked for,
+// softmax((1 - f_c) / T) over the classes that have pixels, f_c = pixels of c / all pixels; 0 for the others.
+// REQUIRES: temperature > 0, and a class with pixels.
+std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_K, double temperature);
 
 // `batch(index)` is a pure function of (data, seed, index): no state to save, no order that depends on threads.
 //
 // Draw d of a list of N images (d = index * batch size + position) is image permutation(seed, list, d / N)[d % N]: a list that
 // ends is drawn in a new order. Views depend on (seed, list, d) alone.
+//
+// With rare class sampling, draw d of the labelled list instead asks for a class c, drawn by rare_class_probabilities, and
+// takes an image uniformly among those of which c covers more than .0014 (3000 pixels of Cityscapes' 2048 x 1024), or, where
+// there is none, among those that hold c. Its crop is redrawn, up to 10 times, until it holds more pixels of c than .0007 of
+// the image has. Labels are then read once more, when the loader is made.
 class Loader {
  public:
   Loader(const Dataset& data, LoaderOptions options);

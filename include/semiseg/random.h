@@ -27,6 +27,9 @@ enum class Purpose : uint32_t {
   kStrongView = 6,
   kCutMix = 7,
   kScene = 8,  // synthetic data
+  kRareClass = 9,
+  kEnsemble = 10,  // past models that vote
+  kContrast = 11,  // U2PL's anchors and negatives
 };
 
 // A stream of draws, keyed by the seed, addressed by (purpose, a, b).

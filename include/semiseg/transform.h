@@ -36,10 +36,21 @@ Tensor view_valid(const Geometry& geometry);
 // U(.1, 2); p .5): UniMatch's strong view. uint8 RGB in and out.
 Tensor strong_view(const Tensor& image_HWC, Random& random);
 
+// AugSeg's strong view (Zhao et al., CVPR 2023, augseg/dataset/augs_TIBA.py): one to three operations, each drawn with
+// replacement from eleven and applied in order: identity; autocontrast; equalize; Gaussian blur (sigma U(.1, 2)); contrast,
+// brightness, saturation, sharpness (to a factor in (.05, .95]); posterize (to 4 .. 7 bits); solarize (inverts from a threshold
+// in 1 .. 255 on); hue (turned by up to half the circle, either way). All but blur and hue as PIL defines them. uint8 RGB in
+// and out.
+Tensor random_strong_view(const Tensor& image_HWC, Random& random);
+
 // UniMatch's CutMix box: with p = .5 an area U(.02, .4) of the crop at ratio U(.3, 1/.3), redrawn until it lies inside.
 struct Box {
   int64_t top = 0, left = 0, bottom = 0, right = 0;  // empty when all are 0
 };
 Box draw_cutmix_box(int64_t H, int64_t W, Random& random);
+
+// AugSeg's box (its rand_bbox): an area of 1 - lambda of the crop, lambda ~ Beta(8, 2) for labelled content and Beta(4, 4) for
+// unlabelled; the centre is uniform in [side / 8, side), and what lies outside is cut off.
+Box draw_augseg_box(int64_t H, int64_t W, bool labeled_content, Random& random);
 
 }  // namespace semiseg

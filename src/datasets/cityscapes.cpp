@@ -35,7 +35,11 @@ std::vector<fs::path> sorted_children(const fs::path& folder) {
 class Reader {
  public:
   Reader(const Config& config, const OnProblem& on_problem)
-      : data_(config.data), seed_(config.seed), root_(data_.root.empty() ? "." : data_.root), on_problem_(on_problem) {}
+      : data_(config.data),
+        truth_(reads_unlabeled_labels(config)),
+        seed_(config.seed),
+        root_(data_.root.empty() ? "." : data_.root),
+        on_problem_(on_problem) {}
 
   FileLists read() {
     FileLists lists;
@@ -60,7 +64,9 @@ class Reader {
         lists[Split::kLabeled] = std::move(train);
       }
       lists[Split::kLabeled] = with_labels(std::move(lists[Split::kLabeled]));
-      for (FileEntry& entry : lists[Split::kUnlabeled]) entry.label.clear();
+      if (truth_ && data_.unlabeled.empty()) lists[Split::kUnlabeled] = with_labels(std::move(lists[Split::kUnlabeled]));
+      for (FileEntry& entry : lists[Split::kUnlabeled])
+        if (!truth_) entry.label.clear();
     } else {
       lists[Split::kLabeled] = listed(data_.labeled, Split::kLabeled);
     }
@@ -113,7 +119,8 @@ class Reader {
   }
 
   std::vector<FileEntry> listed(const std::string& list, Split split) {
-    return read_list(list, root_.string(), split, on_problem_, [this](FileEntry& entry) { replaced_ += find_label(entry); });
+    return read_list(list, root_.string(), split, split != Split::kUnlabeled || truth_, on_problem_,
+                     [this](FileEntry& entry) { replaced_ += find_label(entry); });
   }
 
   // Where the train ids do not exist but the label ids do, takes these. True when it did.
@@ -130,6 +137,7 @@ class Reader {
   }
 
   const DataConfig& data_;
+  bool truth_;  // labels of unlabelled images are read
   uint64_t seed_;
   fs::path root_;
   const OnProblem& on_problem_;

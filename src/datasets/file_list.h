@@ -16,7 +16,7 @@ inline constexpr std::array<Split, 3> kSplits{Split::kLabeled, Split::kUnlabeled
 
 struct FileEntry {
   std::string id;            // the image as listed
-  std::string image, label;  // paths; no label for an unlabelled image
+  std::string image, label;  // paths; no label for an unlabelled image, unless its truth is known
   bool label_ids = false;    // the label holds Cityscapes' labelIds
 };
 
@@ -43,12 +43,12 @@ bool is_fraction(const std::string& text);
 // `where` (file:line) is for messages.
 std::vector<std::string> split_list_line(const std::string& line, const std::string& where);
 
-// Reads a list: "image label" a line, or "image" for Split::kUnlabeled, whose further column is allowed and never used. Paths
-// are relative to `root` unless absolute. Reports, with file and line, what is malformed, missing or listed twice; throws
+// Reads a list: "image label" a line where it is `labelled`, else "image", whose further column is allowed and never used.
+// Paths are relative to `root` unless absolute. Reports, with file and line, what is malformed, missing or listed twice; throws
 // Error(kData) when the list cannot be read or is empty. `find_label` may replace a label path by another name of the same
 // label.
 std::vector<FileEntry> read_list(
-    const std::string& list, const std::string& root, Split split, const OnProblem& on_problem,
+    const std::string& list, const std::string& root, Split split, bool labelled, const OnProblem& on_problem,
     const std::function<void(FileEntry&)>& find_label = [](FileEntry&) {});
 
 bool is_file(const std::string& path);

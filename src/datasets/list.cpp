@@ -15,7 +15,8 @@ FileLists list_files(const Config& config, const OnProblem& on_problem) {
   for (const Split split : kSplits) {
     const std::string& list = *names[static_cast<size_t>(split)];
     if (data.val_only && split != Split::kVal) continue;
-    if (!list.empty()) lists[split] = read_list(list, data.root, split, on_problem);
+    const bool labelled = split != Split::kUnlabeled || reads_unlabeled_labels(config);
+    if (!list.empty()) lists[split] = read_list(list, data.root, split, labelled, on_problem);
   }
   return lists;
 }

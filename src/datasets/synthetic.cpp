@@ -640,7 +640,8 @@ class Scene {
 
 class SyntheticDataset final : public Dataset {
  public:
-  explicit SyntheticDataset(const Config& config) : seed_(config.seed), H_(config.data.size.at(0)), W_(config.data.size.at(1)) {
+  explicit SyntheticDataset(const Config& config)
+      : seed_(config.seed), H_(config.data.size.at(0)), W_(config.data.size.at(1)), truth_(reads_unlabeled_labels(config)) {
     const DataConfig& data = config.data;
     const auto fail = [&](const std::string& problem, const std::string& hint) {
       throw Error(ErrorKind::kConfig, problem, config.file, hint);
@@ -670,12 +671,12 @@ class SyntheticDataset final : public Dataset {
   Sample get(Split split, int64_t index) const override {
     Sample sample = draw_scene(seed_, split == Split::kVal, scenes(split).at(index), H_, W_);
     sample.id = id(split, index);
-    if (split == Split::kUnlabeled) sample.label_HW = Tensor();
+    if (split == Split::kUnlabeled && !truth_) sample.label_HW = Tensor();
     return sample;
   }
 
   Tensor label(Split split, int64_t index) const override {
-    TORCH_CHECK(split != Split::kUnlabeled, "unlabelled images have no label");
+    TORCH_CHECK(split != Split::kUnlabeled || truth_, "unlabelled images have no label");
     return draw_scene(seed_, split == Split::kVal, scenes(split).at(index), H_, W_).label_HW;
   }
 
@@ -691,6 +692,7 @@ class SyntheticDataset final : public Dataset {
 
   uint64_t seed_;
   int64_t H_, W_;
+  bool truth_;  // labels of unlabelled scenes are handed out
   ClassSet classes_;
   std::array<std::vector<int64_t>, 3> scenes_;  // of each split: indices into the train or the val stream
 };

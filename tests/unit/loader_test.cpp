@@ -18,6 +18,7 @@ class FakeDataset : public Dataset {
  public:
   std::map<Split, int64_t> sizes{{Split::kLabeled, 5}, {Split::kUnlabeled, 7}, {Split::kVal, 6}};
   std::set<std::string> broken, mislabeled;
+  bool unlabeled_truth = false;
   std::chrono::microseconds delay{0};
   mutable std::atomic<int> reads{0};
 
@@ -34,7 +35,12 @@ class FakeDataset : public Dataset {
     Sample sample{at::empty({H, W, 3}, at::kByte), {}, name};
     auto* values = sample.image_HWC.data_ptr<uint8_t>();
     for (int64_t i = 0; i < 3 * H * W; ++i) values[i] = static_cast<uint8_t>(i % 3 == 0 ? index : random.below(256));
-    if (split != Split::kUnlabeled) sample.label_HW = at::full({H, mislabeled.count(name) != 0 ? W - 1 : W}, index, at::kByte);
+    if (split == Split::kUnlabeled) {
+      // The truth is the green value, so that it can be compared with the view.
+      if (unlabeled_truth) sample.label_HW = sample.image_HWC.select(2, 1).slice(1, mislabeled.count(name)).contiguous();
+      return sample;
+    }
+    sample.label_HW = at::full({H, mislabeled.count(name) != 0 ? W - 1 : W}, index, at::kByte);
     return sample;
   }
 
@@ -45,7 +51,7 @@ class FakeDataset : public Dataset {
   const ClassSet& classes() const override { return classes_; }
 
  private:
-  ClassSet classes_;
+  ClassSet classes_{{"a", "b", "c"}, {}, {}, {}};
 };
 
 // Normalisation with these is the identity on 0..255.
@@ -65,9 +71,12 @@ LoaderOptions options_with(int64_t workers) {
 }
 
 void append(std::vector<Tensor>& all, const UnlabeledBatch& batch) {
+  if (!batch.weak_BCHW.defined()) return;
   all.insert(all.end(), {batch.weak_BCHW, batch.valid_BHW});
   all.insert(all.end(), batch.strong_BCHW.begin(), batch.strong_BCHW.end());
   all.insert(all.end(), batch.cutmix_box_B4.begin(), batch.cutmix_box_B4.end());
+  all.insert(all.end(), batch.draw_BD.begin(), batch.draw_BD.end());
+  if (batch.truth_BHW.defined()) all.push_back(batch.truth_BHW);
 }
 
 std::vector<Tensor> tensors_of(const TrainBatch& batch) {
@@ -117,8 +126,13 @@ TEST(Loader, ShapesAndTypes) {
   ASSERT_EQ(batch.unlabeled.cutmix_box_B4.size(), 2U);
   EXPECT_EQ(batch.unlabeled.cutmix_box_B4[0].sizes(), (std::vector<int64_t>{3, 4}));
   EXPECT_EQ(batch.unlabeled.cutmix_box_B4[0].scalar_type(), at::kLong);
+  ASSERT_EQ(batch.unlabeled.draw_BD.size(), 2U);
+  EXPECT_EQ(batch.unlabeled.draw_BD[0].sizes(), (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(batch.unlabeled.draw_BD[0].scalar_type(), at::kFloat);
+  EXPECT_FALSE(batch.unlabeled.truth_BHW.defined());
   EXPECT_EQ(batch.mix.strong_BCHW.size(), 2U);
   EXPECT_TRUE(batch.mix.cutmix_box_B4.empty());
+  EXPECT_TRUE(batch.mix.draw_BD.empty());
 }
 
 TEST(Loader, ReadsOnlyWhatIsNeeded) {
@@ -139,24 +153,114 @@ TEST(Loader, ReadsOnlyWhatIsNeeded) {
   EXPECT_FALSE(unmixed.mix.weak_BCHW.defined());
 }
 
-TEST(Loader, BatchesDoNotDependOnThreadsOrOnTheOrderOfCalls) {
-  FakeDataset data;
-  Loader alone(data, options_with(0));
-  std::vector<TrainBatch> expected;
-  for (int64_t index = 0; index < 8; ++index) expected.push_back(alone.batch(index));
-  EXPECT_FALSE(at::equal(expected[0].labeled.image_BCHW, expected[1].labeled.image_BCHW));
+// Everything that a batch can hold, one way and the other.
+std::vector<BatchNeeds> all_needs() {
+  return {{.unlabeled = true, .strong_views = 2, .mix = true},
+          {.unlabeled = true, .strong_views = 1, .random_strong_view = true, .augseg_boxes = true, .truth = true}};
+}
 
-  data.delay = std::chrono::microseconds(100);
-  for (const int64_t workers : {0, 1, 8}) {
-    Loader loader(data, options_with(workers));
-    for (const int64_t index : {0, 1, 2, 6, 7, 3, 3, 4, 0, 5}) {
-      SCOPED_TRACE(str(workers, " workers, batch ", index));
-      expect_equal(loader.batch(index), expected[static_cast<size_t>(index)]);
+TEST(Loader, BatchesDoNotDependOnThreadsOrOnTheOrderOfCalls) {
+  for (const BatchNeeds& needs : all_needs()) {
+    FakeDataset data;
+    data.unlabeled_truth = true;
+    const auto needing = [&](int64_t workers) {
+      LoaderOptions options = options_with(workers);
+      options.needs = needs;
+      return options;
+    };
+    Loader alone(data, needing(0));
+    std::vector<TrainBatch> expected;
+    for (int64_t index = 0; index < 8; ++index) expected.push_back(alone.batch(index));
+    EXPECT_FALSE(at::equal(expected[0].labeled.image_BCHW, expected[1].labeled.image_BCHW));
+
+    data.delay = std::chrono::microseconds(100);
+    for (const int64_t workers : {0, 1, 8}) {
+      Loader loader(data, needing(workers));
+      for (const int64_t index : {0, 1, 2, 6, 7, 3, 3, 4, 0, 5}) {
+        SCOPED_TRACE(str(workers, " workers, batch ", index));
+        expect_equal(loader.batch(index), expected[static_cast<size_t>(index)]);
+      }
+      // A fresh loader that starts in the middle, as a resumed run does.
+      Loader resumed(data, needing(workers));
+      expect_equal(resumed.batch(5), expected[5]);
+      expect_equal(resumed.batch(6), expected[6]);
     }
-    // A fresh loader that starts in the middle, as a resumed run does.
-    Loader resumed(data, options_with(workers));
-    expect_equal(resumed.batch(5), expected[5]);
-    expect_equal(resumed.batch(6), expected[6]);
+  }
+}
+
+TEST(Loader, DrawsAreUniformBelowOne) {
+  const FakeDataset data;
+  Loader loader(data, options_with(0));
+  std::vector<Tensor> all;
+  for (int64_t index = 0; index < 40; ++index) {
+    const std::vector<Tensor> draws = loader.batch(index).unlabeled.draw_BD;
+    EXPECT_FALSE(at::equal(draws[0], draws[1]));
+    all.insert(all.end(), draws.begin(), draws.end());
+  }
+  const Tensor draws = at::cat(all);  // [240, 4]
+  EXPECT_GE(draws.min().item<float>(), 0);
+  EXPECT_LT(draws.max().item<float>(), 1);
+  EXPECT_LT(draws.min().item<float>(), 0.02);
+  EXPECT_GT(draws.max().item<float>(), 0.98);
+  EXPECT_TRUE(((draws.mean(0) - 0.5).abs() < 0.08).all().item<bool>()) << draws.mean(0);
+}
+
+TEST(Loader, TruthHasTheGeometryOfTheWeakView) {
+  FakeDataset data;
+  data.unlabeled_truth = true;
+  LoaderOptions options = options_with(1);
+  options.needs = {.unlabeled = true, .truth = true};
+  options.view = {.crop_H = 43, .crop_W = 53, .scale_low = 1, .scale_high = 1};  // some images are cropped, others padded
+  Loader loader(data, options);
+  int64_t padded = 0;
+  for (int64_t index = 0; index < 10; ++index) {
+    const UnlabeledBatch batch = loader.batch(index).unlabeled;
+    ASSERT_EQ(batch.truth_BHW.scalar_type(), at::kLong);
+    // At scale 1 a view copies pixels.
+    const Tensor green = batch.weak_BCHW.select(1, 1).round().to(at::kLong);
+    EXPECT_TRUE(at::equal(batch.truth_BHW, at::where(batch.valid_BHW, green, kIgnore))) << index;
+    padded += batch.valid_BHW.logical_not().sum().item<int64_t>();
+  }
+  EXPECT_GT(padded, 0);
+
+  for (int64_t i = 0; i < 7; ++i) data.mislabeled.insert(data.id(Split::kUnlabeled, i));
+  EXPECT_THROW(Loader(data, options).batch(0), Error);
+}
+
+TEST(Loader, AugsegHasTwoBoxesAndOneDrawForAnyNumberOfViews) {
+  const FakeDataset data;
+  LoaderOptions options = options_with(0);
+  for (const int views : {0, 1, 3}) {
+    for (const bool mix : {false, true}) {
+      options.needs = {.unlabeled = true, .strong_views = views, .mix = mix, .augseg_boxes = true};
+      const TrainBatch batch = Loader(data, options).batch(0);
+      EXPECT_EQ(batch.unlabeled.strong_BCHW.size(), static_cast<size_t>(views));
+      EXPECT_EQ(batch.unlabeled.cutmix_box_B4.size(), 2U);
+      EXPECT_EQ(batch.unlabeled.draw_BD.size(), 1U);
+      EXPECT_EQ(batch.mix.weak_BCHW.defined(), mix);
+      EXPECT_TRUE(batch.mix.cutmix_box_B4.empty());
+    }
+  }
+  // The boxes are draw_augseg_box's: of labelled content the first.
+  Random labeled(3, Purpose::kCutMix, 2, 1), unlabeled(3, Purpose::kCutMix, 2, 1 | 1 << 8);
+  const Box first = draw_augseg_box(16, 20, true, labeled), second = draw_augseg_box(16, 20, false, unlabeled);
+  const auto boxes = Loader(data, options).batch(0).unlabeled.cutmix_box_B4;
+  EXPECT_TRUE(at::equal(boxes[0][2], at::tensor({first.top, first.left, first.bottom, first.right}, at::kLong)));
+  EXPECT_TRUE(at::equal(boxes[1][2], at::tensor({second.top, second.left, second.bottom, second.right}, at::kLong)));
+}
+
+TEST(Loader, StrongViewsAreOfTheKindAskedFor) {
+  const FakeDataset data;
+  LoaderOptions options = options_with(0);
+  for (const bool random_view : {false, true}) {
+    options.needs = {.unlabeled = true, .strong_views = 1, .random_strong_view = random_view};
+    const UnlabeledBatch batch = Loader(data, options).batch(0).unlabeled;
+    for (int64_t b = 0; b < 3; ++b) {
+      const Tensor weak = batch.weak_BCHW[b].round().to(at::kByte).permute({1, 2, 0}).contiguous();
+      Random random(3, Purpose::kStrongView, static_cast<uint64_t>(b), 1);
+      const Tensor expected = random_view ? random_strong_view(weak, random) : strong_view(weak, random);
+      EXPECT_TRUE(at::equal(batch.strong_BCHW[0][b].round().to(at::kByte).permute({1, 2, 0}), expected)) << b;
+    }
   }
 }
 

@@ -371,5 +371,285 @@ TEST(DrawCutmixBox, LiesInsideHalfOfTheTime) {
   }
 }
 
+// What random_strong_view draws, replayed from its stream.
+struct RandomViewDraws {
+  int64_t count;
+  std::array<int64_t, 3> kind;
+  std::array<double, 3> strength;
+  std::array<bool, 3> negative;
+};
+
+RandomViewDraws replay(Random random) {
+  RandomViewDraws draws{};
+  draws.count = 1 + random.below(3);
+  for (size_t i = 0; i < 3; ++i) {
+    draws.kind[i] = random.below(11);
+    draws.strength[i] = random.uniform();
+    draws.negative[i] = random.chance(0.5);
+  }
+  return draws;
+}
+
+enum Operation {
+  kIdentity,
+  kAutocontrast,
+  kEqualize,
+  kBlur,
+  kContrast,
+  kBrightness,
+  kSaturation,
+  kSharpness,
+  kPosterize,
+  kSolarize,
+  kHue
+};
+
+// The view by one operation alone, of the first streams that draw it, with the strength that was drawn.
+struct SingleView {
+  Tensor view_HWC;
+  double strength;
+  bool negative;
+};
+std::vector<SingleView> single_views(Operation kind, const Tensor& image_HWC, size_t wanted = 5) {
+  std::vector<SingleView> views;
+  for (uint64_t draw = 0; views.size() < wanted; ++draw) {
+    Random random(8, Purpose::kStrongView, draw);
+    const RandomViewDraws draws = replay(random);
+    if (draws.count != 1 || draws.kind[0] != kind) continue;
+    views.push_back({random_strong_view(image_HWC, random), draws.strength[0], draws.negative[0]});
+  }
+  return views;
+}
+
+// One row of pixels.
+Tensor row_of(const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(at::kByte).view({1, -1, 3}); }
+
+// PIL's blend, truncated; `slack` is for single against double precision next to a whole number.
+void expect_blend(int got, double base, double value, double factor) {
+  EXPECT_NEAR(got, std::floor(base + factor * (value - base) + 1e-4), 1e-9) << base << ' ' << value << ' ' << factor;
+}
+
+TEST(RandomStrongView, IdentityKeepsTheImage) {
+  const Tensor image = noise(5, 7);
+  EXPECT_TRUE(at::equal(single_views(kIdentity, image, 1)[0].view_HWC, image));
+}
+
+TEST(RandomStrongView, AutocontrastStretchesEachChannel) {
+  // Red 10 .. 110: x 2.55, 127.5 truncated. Green 0 .. 255 stays. Blue holds one value and stays.
+  const Tensor image = row_of({10, 0, 77, 60, 100, 77, 110, 255, 77});
+  EXPECT_TRUE(at::equal(single_views(kAutocontrast, image, 1)[0].view_HWC, row_of({0, 0, 77, 127, 100, 77, 255, 255, 77})));
+}
+
+TEST(RandomStrongView, EqualizeFlattensEachChannel) {
+  // 600 pixels. Red: 255 of 10, 255 of 20, 90 of 30: step 510 / 255 = 2, from 1 on: 1 / 2, 256 / 2, 511 / 2.
+  // Green: 346 of 5, 254 of 9: step 1: 0, and 346 cut at 255. Blue: 254 of 40, 346 of 200: too few below the highest.
+  Tensor image = at::empty({20, 30, 3}, at::kByte), expected = image.clone();
+  for (int64_t i = 0; i < 600; ++i) {
+    auto* from = image.data_ptr<uint8_t>() + 3 * i;
+    auto* to = expected.data_ptr<uint8_t>() + 3 * i;
+    from[0] = i < 255 ? 10 : i < 510 ? 20 : 30;
+    to[0] = i < 255 ? 0 : i < 510 ? 128 : 255;
+    from[1] = i < 346 ? 5 : 9;
+    to[1] = i < 346 ? 0 : 255;
+    from[2] = to[2] = i < 254 ? 40 : 200;
+  }
+  EXPECT_TRUE(at::equal(single_views(kEqualize, image, 1)[0].view_HWC, expected));
+  const Tensor flat = at::full({20, 30, 3}, 9, at::kByte);
+  EXPECT_TRUE(at::equal(single_views(kEqualize, flat, 1)[0].view_HWC, flat));
+}
+
+TEST(RandomStrongView, EnhancersBlendByTheirFactor) {
+  // Greys: 30, 76, 150, 29 (of red, green and blue 255 .299, .587, .114), their mean 71.
+  const std::vector<int64_t> values{30, 30, 30, 255, 0, 0, 0, 255, 0, 0, 0, 255};
+  const std::array<double, 4> greys{30, 76, 150, 29};
+  const Tensor image = row_of(values);
+  for (const Operation kind : {kContrast, kBrightness, kSaturation}) {
+    for (const SingleView& view : single_views(kind, image)) {
+      const double factor = 0.95 - 0.9 * view.strength;
+      for (size_t i = 0; i < 12; ++i) {
+        const double base = kind == kContrast ? 71 : kind == kBrightness ? 0 : greys[i / 3];
+        expect_blend(view.view_HWC.data_ptr<uint8_t>()[i], base, static_cast<double>(values[i]), factor);
+      }
+    }
+  }
+}
+
+TEST(RandomStrongView, SharpnessBlendsWithTheSmoothedMiddle) {
+  Tensor image = at::full({3, 4, 3}, 13, at::kByte);
+  image[1][1].fill_(130);
+  // Smoothed: (8 x 13 + 5 x 130) / 13 = 58 at the bright pixel, (12 x 13 + 130) / 13 = 22 beside it; the border stays.
+  for (const SingleView& view : single_views(kSharpness, image)) {
+    const double factor = 0.95 - 0.9 * view.strength;
+    for (int64_t c = 0; c < 3; ++c) {
+      expect_blend(at_pixel(view.view_HWC, 1, 1, c), 58, 130, factor);
+      expect_blend(at_pixel(view.view_HWC, 1, 2, c), 22, 13, factor);
+    }
+    Tensor border = view.view_HWC.clone();
+    border.slice(0, 1, 2).slice(1, 1, 3).fill_(13);
+    EXPECT_TRUE(border.eq(13).all().item<bool>());
+  }
+  for (const auto& [H, W] : {std::pair(2, 5), std::pair(5, 2), std::pair(1, 1)}) {
+    const Tensor small = noise(H, W);
+    EXPECT_TRUE(at::equal(single_views(kSharpness, small, 1)[0].view_HWC, small));
+  }
+}
+
+TEST(RandomStrongView, PosterizeKeepsFourToSevenBits) {
+  std::vector<int> seen(9);
+  for (const SingleView& view : single_views(kPosterize, row_of({0, 17, 34, 170, 187, 255}), 40)) {
+    const int bits = 8 - std::max(1, static_cast<int>(std::ceil(4 * view.strength)));
+    ++seen[static_cast<size_t>(bits)];
+    const std::vector<int64_t> four{0, 16, 32, 160, 176, 240}, seven{0, 16, 34, 170, 186, 254};
+    if (bits == 4) {
+      EXPECT_TRUE(at::equal(view.view_HWC, row_of(four)));
+    } else if (bits == 7) {
+      EXPECT_TRUE(at::equal(view.view_HWC, row_of(seven)));
+    }
+  }
+  for (const size_t bits : {4, 5, 6, 7}) EXPECT_GT(seen[bits], 3) << bits;
+}
+
+TEST(RandomStrongView, SolarizeInvertsFromTheThresholdOn) {
+  const Tensor image = row_of({0, 1, 60, 128, 200, 255});
+  for (const SingleView& view : single_views(kSolarize, image, 20)) {
+    const int threshold = 256 - std::max(1, static_cast<int>(std::ceil(255 * view.strength)));
+    ASSERT_GE(threshold, 1);
+    ASSERT_LE(threshold, 255);
+    for (int64_t i = 0; i < 6; ++i) {
+      const int value = image.data_ptr<uint8_t>()[i];
+      EXPECT_EQ(view.view_HWC.data_ptr<uint8_t>()[i], value < threshold ? value : 255 - value) << threshold;
+    }
+  }
+}
+
+TEST(RandomStrongView, HueTurnsEitherWayByUpToHalfTheCircle) {
+  int backward = 0;
+  for (const SingleView& view : single_views(kHue, row_of({200, 80, 40, 9, 9, 9}), 20)) {
+    backward += view.negative;
+    const Colour expected = turned({200, 80, 40}, (view.negative ? -0.5 : 0.5) * view.strength);
+    EXPECT_NEAR(at_pixel(view.view_HWC, 0, 0, 0), expected.r, 1);
+    EXPECT_NEAR(at_pixel(view.view_HWC, 0, 0, 1), expected.g, 1);
+    EXPECT_NEAR(at_pixel(view.view_HWC, 0, 0, 2), expected.b, 1);
+    EXPECT_EQ(at_pixel(view.view_HWC, 0, 1, 0), 9);  // grey has no hue
+  }
+  EXPECT_GT(backward, 2);
+  EXPECT_LT(backward, 18);
+}
+
+TEST(RandomStrongView, BlurKeepsFlatsAndTheMean) {
+  Tensor image = at::zeros({41, 41, 3}, at::kByte);
+  image.slice(0, 15, 26).slice(1, 15, 26).fill_(200);
+  const Tensor flat = at::full({9, 9, 3}, 123, at::kByte);
+  EXPECT_TRUE(at::equal(single_views(kBlur, flat, 1)[0].view_HWC, flat));
+  for (const SingleView& view : single_views(kBlur, image)) {
+    EXPECT_NEAR(view.view_HWC.to(at::kDouble).mean().item<double>(), image.to(at::kDouble).mean().item<double>(), 0.3);
+    EXPECT_EQ(at_pixel(view.view_HWC, 20, 20, 0), 200);  // more than 2 sigma inside
+    EXPECT_EQ(at_pixel(view.view_HWC, 0, 0, 0), 0);
+    if (view.strength > 0.2) {
+      EXPECT_LT(at_pixel(view.view_HWC, 15, 15, 0), 150);
+    }
+  }
+}
+
+TEST(RandomStrongView, AppliesOneToThreeInOrder) {
+  const Tensor image = noise(12, 9);
+  std::array<int, 4> counts{};
+  int composed = 0;
+  for (uint64_t draw = 0; draw < 3000; ++draw) {
+    Random random(8, Purpose::kStrongView, draw);
+    const RandomViewDraws draws = replay(random);
+    ++counts[static_cast<size_t>(draws.count)];
+    // Posterize and solarize do not commute: by hand in the order drawn.
+    const auto is = [&](int64_t first, int64_t second) { return draws.kind[0] == first && draws.kind[1] == second; };
+    if (draws.count != 2 || !(is(kPosterize, kSolarize) || is(kSolarize, kPosterize))) continue;
+    ++composed;
+    Tensor expected = image.to(at::kLong);
+    for (size_t i = 0; i < 2; ++i) {
+      const int dropped = std::max(1, static_cast<int>(std::ceil(4 * draws.strength[i])));
+      const int threshold = 256 - std::max(1, static_cast<int>(std::ceil(255 * draws.strength[i])));
+      if (draws.kind[i] == kPosterize)
+        expected = expected.div(1 << dropped, "floor") * (1 << dropped);
+      else
+        expected = at::where(expected < threshold, expected, 255 - expected);
+    }
+    EXPECT_TRUE(at::equal(random_strong_view(image, random).to(at::kLong), expected)) << draw;
+  }
+  EXPECT_GT(composed, 3);
+  EXPECT_EQ(counts[0], 0);
+  for (const size_t count : {1, 2, 3}) EXPECT_NEAR(counts[count], 1000, 150);
+}
+
+TEST(RandomStrongView, IsAFunctionOfItsStreamAndDrawsTheSameNumbersForEveryImage) {
+  const Tensor image = noise(20, 30), copy = image.clone();
+  int changed = 0;
+  for (uint64_t draw = 0; draw < 40; ++draw) {
+    Random a(4, Purpose::kStrongView, draw), b(4, Purpose::kStrongView, draw), c(4, Purpose::kStrongView, draw);
+    const Tensor view = random_strong_view(image, a);
+    EXPECT_TRUE(at::equal(view, random_strong_view(image, b)));
+    random_strong_view(at::zeros({1, 2, 3}, at::kByte), c);
+    EXPECT_EQ(a.next(), c.next());
+    changed += !at::equal(view, image);
+  }
+  EXPECT_GT(changed, 25);
+  EXPECT_TRUE(at::equal(image, copy));
+}
+
+TEST(DrawAugsegBox, FollowsItsDefinition) {
+  constexpr int64_t kH = 96, kW = 64;
+  for (const bool labeled : {true, false}) {
+    for (uint64_t draw = 0; draw < 200; ++draw) {
+      Random random(6, Purpose::kCutMix, draw), again(6, Purpose::kCutMix, draw);
+      const Box box = draw_augseg_box(kH, kW, labeled, random);
+      std::vector<double> uniform(labeled ? 9 : 7);
+      for (double& value : uniform) value = again.uniform();
+      std::sort(uniform.begin(), uniform.end());
+      const double side = std::sqrt(1 - uniform[labeled ? 7 : 3]);
+      const int64_t cut_H = static_cast<int64_t>(kH * side), cut_W = static_cast<int64_t>(kW * side);
+      const int64_t y = 12 + again.below(84), x = 8 + again.below(56);
+      if (cut_H < 2 || cut_W < 2) {
+        EXPECT_EQ(box.bottom + box.right, 0);
+        continue;
+      }
+      EXPECT_EQ(box.top, std::max<int64_t>(0, y - cut_H / 2));
+      EXPECT_EQ(box.left, std::max<int64_t>(0, x - cut_W / 2));
+      EXPECT_EQ(box.bottom, std::min(kH, y + cut_H / 2));
+      EXPECT_EQ(box.right, std::min(kW, x + cut_W / 2));
+    }
+  }
+}
+
+// The mean of 1 - lambda is .2 for Beta(8, 2) and .5 for Beta(4, 4): shown by the boxes that nothing is cut off from.
+TEST(DrawAugsegBox, UnlabelledContentTakesMore) {
+  const auto mean_area = [](bool labeled) {
+    double sum = 0;
+    for (uint64_t draw = 0; draw < 2000; ++draw) {
+      Random random(6, Purpose::kCutMix, draw);
+      const Box box = draw_augseg_box(1000, 1000, labeled, random);
+      sum += double(box.bottom - box.top) * double(box.right - box.left) / 1e6;
+    }
+    return sum / 2000;
+  };
+  const double labeled = mean_area(true), unlabeled = mean_area(false);
+  EXPECT_GT(labeled, 0.12);
+  EXPECT_LT(labeled, 0.2);
+  EXPECT_GT(unlabeled, 0.25);
+  EXPECT_LT(unlabeled, 0.45);
+}
+
+TEST(DrawAugsegBox, AnySizeWillDo) {
+  for (const auto& [H, W] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {1, 40}, {7, 7}, {8, 3}}) {
+    for (uint64_t draw = 0; draw < 100; ++draw) {
+      Random random(6, Purpose::kCutMix, draw);
+      const Box box = draw_augseg_box(H, W, draw % 2 == 0, random);
+      EXPECT_GE(box.top, 0);
+      EXPECT_GE(box.left, 0);
+      EXPECT_LE(box.top, box.bottom);
+      EXPECT_LE(box.left, box.right);
+      EXPECT_LE(box.bottom, H);
+      EXPECT_LE(box.right, W);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace semiseg
