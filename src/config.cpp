@@ -266,6 +266,22 @@ struct List {
   }
 };
 
+// One of a few whole numbers.
+struct NumberOf {
+  std::vector<int64_t> numbers;
+
+  std::optional<int64_t> parse(const YAML::Node& value) const {
+    const auto number = Integer{}.parse(value);
+    return number && std::find(numbers.begin(), numbers.end(), *number) != numbers.end() ? number : std::nullopt;
+  }
+  std::string describe() const {
+    Names texts;
+    for (const int64_t number : numbers) texts.push_back(std::to_string(number));
+    return "one of " + join(texts);
+  }
+  Json schema() const { return {{"enum", numbers}}; }
+};
+
 // Height and width in pixels; one number means a square.
 struct Sides {
   Integer side;
@@ -361,6 +377,75 @@ Setting class_weights_setting() {
   return result;
 }
 
+// One field of semi.threshold's mapping.
+struct ThresholdField {
+  std::string name;
+  Real range;
+  double ThresholdConfig::*field;
+  Names kinds;  // that read it
+  std::string help;
+};
+
+// A number, or a kind with its numbers: 0.95, {kind: quantile, share: 0.8}.
+Setting threshold_setting() {
+  static const Choice kKinds = one_of({"fixed", "class_adaptive", "quantile"});
+  static const std::vector<ThresholdField> kFields{
+      {"value", kShare, &ThresholdConfig::value, {"fixed", "class_adaptive"}, "least confidence; class_adaptive: upper bound"},
+      {"momentum", kShareBelowOne, &ThresholdConfig::momentum, {"class_adaptive", "quantile"}, "of the running statistics"},
+      {"share", kShare, &ThresholdConfig::share, {"quantile"}, "surest share of each class that counts"}};
+  static const std::string kKey = "semi.threshold";
+  Setting result;
+  result.key = kKey;
+  result.help = "least confidence of a pseudo-label: a number, or {kind: class_adaptive | quantile, ...}";
+  result.read = [](Config& config, const YAML::Node& value, const std::string& place) {
+    ThresholdConfig threshold;
+    if (!value.IsMap()) {
+      const auto number = kShare.parse(value);
+      if (!number) reject(kKey, value, place, kShare.describe() + ", or a mapping such as {kind: class_adaptive}");
+      threshold.value = *number;
+      config.semi.threshold = threshold;
+      return;
+    }
+    if (!value["kind"])
+      throw Error(ErrorKind::kConfig, kKey + " has no kind", place, "write {kind: ...}, " + kKinds.describe());
+    threshold.kind = parse_or_throw(kKinds, kKey + ".kind", value["kind"], place);
+    if (threshold.kind == "class_adaptive") threshold.value = 1;
+    Names known;
+    for (const auto& field : kFields)
+      if (contains(field.kinds, threshold.kind)) known.push_back(field.name);
+    for (const auto& item : value) {
+      const std::string name = item.first.IsScalar() ? item.first.Scalar() : "";
+      if (name == "kind") continue;
+      if (!contains(known, name))
+        throw Error(ErrorKind::kConfig, kKey + " of kind " + threshold.kind + " does not read " + quoted(name), place,
+                    "it reads " + join(known));
+      for (const auto& field : kFields)
+        if (field.name == name) threshold.*field.field = parse_or_throw(field.range, kKey + "." + name, item.second, place);
+    }
+    config.semi.threshold = threshold;
+  };
+  result.print = [](const Config& config) {
+    const ThresholdConfig& threshold = config.semi.threshold;
+    if (threshold.kind == "fixed") return yaml_text(threshold.value);
+    std::string text = "{kind: " + threshold.kind;
+    for (const auto& field : kFields)
+      if (contains(field.kinds, threshold.kind)) text += ", " + field.name + ": " + yaml_text(threshold.*field.field);
+    return text + "}";
+  };
+  result.reset = [](Config& config) { config.semi.threshold = ThresholdConfig{}; };
+  result.schema = [] {
+    Json properties{{"kind", kKinds.schema()}};
+    for (const auto& field : kFields) {
+      properties[field.name] = field.range.schema();
+      properties[field.name]["description"] = field.help;
+    }
+    return Json{{"anyOf",
+                 {kShare.schema(),
+                  {{"type", "object"}, {"required", {"kind"}}, {"additionalProperties", false}, {"properties", properties}}}}};
+  };
+  return result;
+}
+
 // Every setting, in the order in which they are printed. A key without a dot comes before the sections.
 const std::vector<Setting>& settings() {
   using C = Config;
@@ -391,6 +476,8 @@ const std::vector<Setting>& settings() {
       setting("data.crop", at(&C::data, &DataConfig::crop), Sides{{8, kLargestSide}}, "training crop in pixels"),
       setting("data.scale", at(&C::data, &DataConfig::scale), List<Real>{kScale, 2}, "least and largest random resize"),
       setting("data.flip", at(&C::data, &DataConfig::flip), Switch{}, "mirror half of the crops"),
+      setting("data.unlabeled_truth", at(&C::data, &DataConfig::unlabeled_truth), Switch{},
+              "the unlabelled images' labels exist: measure pseudo-labels by them, learn nothing from them"),
       setting("data.workers", at(&C::data, &DataConfig::workers), Integer{0, 256},
               "loader threads; results do not depend on it"),
       setting("data.mean", at(&C::data, &DataConfig::mean), List<Real>{kAnyReal, 3}, "RGB, subtracted from values in 0..1"),
@@ -401,28 +488,55 @@ const std::vector<Setting>& settings() {
 
       setting("model.backbone", at(&C::model, &ModelConfig::backbone), Choice{[] { return backbones().names(); }}, "encoder"),
       setting("model.decoder", at(&C::model, &ModelConfig::decoder), Choice{[] { return decoders().names(); }}, "decoder"),
+      setting("model.output_stride", at(&C::model, &ModelConfig::output_stride), NumberOf{{8, 16, 32}},
+              "of the encoder's coarsest feature; below 32 by dilation"),
       setting("model.weights", at(&C::model, &ModelConfig::weights), Text{}, "initial weights file; random when not given"),
       setting("model.dropout", at(&C::model, &ModelConfig::dropout), kShareBelowOne,
-              "share of channels dropped before the head"),
+              "share dropped: of channels before the head (fpn), of values after the ASPP (deeplabv3plus)"),
       setting("model.stride_in_1x1", at(&C::model, &ModelConfig::stride_in_1x1), Switch{},
               "bottlenecks stride in their first 1x1 convolution (Caffe, Keras) instead of the 3x3 (torchvision)"),
 
-      setting("loss.kind", at(&C::loss, &LossConfig::kind), one_of({"ce"}), "supervised loss"),
+      setting("loss.kind", at(&C::loss, &LossConfig::kind), one_of({"ce", "ohem", "focal"}), "supervised loss"),
       class_weights_setting(),
       setting("loss.label_smoothing", at(&C::loss, &LossConfig::label_smoothing), kShareBelowOne,
               "share given to all classes alike"),
+      setting("loss.logit_adjustment", at(&C::loss, &LossConfig::logit_adjustment), kNotNegative,
+              "tau of logits + tau ln p_c, which favours rare classes; 0: off"),
+      setting("loss.ohem_threshold", at(&C::loss, &LossConfig::ohem_threshold), kShare,
+              "ohem only: pixels at most this sure of their class are kept"),
+      setting("loss.ohem_min_kept", at(&C::loss, &LossConfig::ohem_min_kept), kNotNegative,
+              "ohem only: at least so many pixels; a share of them up to 1, their number above"),
+      setting("loss.focal_gamma", at(&C::loss, &LossConfig::focal_gamma), kNotNegative, "focal only: of (1 - p)^gamma"),
 
       setting("semi.method", at(&C::semi, &SemiConfig::method), Choice{[] { return methods().names(); }},
               "how unlabelled images are learned from"),
-      setting("semi.teacher", at(&C::semi, &SemiConfig::teacher), one_of({"self", "ema"}),
+      setting("semi.teacher", at(&C::semi, &SemiConfig::teacher), one_of({"self", "ema", "history"}),
               "network that makes the pseudo-labels"),
       setting("semi.ema_decay", at(&C::semi, &SemiConfig::ema_decay), kShareBelowOne,
               "share of the teacher that stays at each update"),
-      setting("semi.threshold", at(&C::semi, &SemiConfig::threshold), kShare, "least confidence of a pseudo-label"),
-      setting("semi.mix", at(&C::semi, &SemiConfig::mix), one_of({"none", "cutmix"}), "mixing of the strong views"),
+      setting("semi.history", at(&C::semi, &SemiConfig::history), Integer{1, 64}, "past models that vote"),
+      threshold_setting(),
+      setting("semi.mix", at(&C::semi, &SemiConfig::mix), one_of({"none", "cutmix", "classmix"}), "mixing of the strong views"),
+      setting("semi.strong_view", at(&C::semi, &SemiConfig::strong_view), one_of({"jitter", "random"}),
+              "colours of the strong views: UniMatch's jitter, grey and blur, or AugSeg's random operations"),
+      setting("semi.views", at(&C::semi, &SemiConfig::views), Integer{1, 8}, "strong views of each unlabelled image"),
+      setting("semi.feature_dropout", at(&C::semi, &SemiConfig::feature_dropout), kShareBelowOne,
+              "share of feature channels dropped in a stream of its own; 0: no such stream"),
+      setting("semi.align_distribution", at(&C::semi, &SemiConfig::align_distribution), Switch{},
+              "draw pseudo-labels towards the labelled pixel share"),
+      setting("semi.class_weights", at(&C::semi, &SemiConfig::class_weights), Switch{},
+              "the unsupervised loss takes loss.class_weights too"),
+      setting("semi.normalize", at(&C::semi, &SemiConfig::normalize), one_of({"valid", "accepted"}),
+              "pixels that the unsupervised loss is divided by"),
       setting("semi.weight", at(&C::semi, &SemiConfig::weight), kNotNegative, "of the unsupervised loss"),
+      setting("semi.contrast_weight", at(&C::semi, &SemiConfig::contrast_weight), kNotNegative, "of the contrastive loss"),
+      setting("semi.burn_in_epochs", at(&C::semi, &SemiConfig::burn_in_epochs), Integer{0, 1'000'000},
+              "epochs without unsupervised loss"),
       setting("semi.ramp_up_epochs", at(&C::semi, &SemiConfig::ramp_up_epochs), Integer{0, 1'000'000},
-              "epochs over which that weight grows"),
+              "epochs over which its weight then grows"),
+
+      setting("sampler.rare_class_temperature", at(&C::sampler, &SamplerConfig::rare_class_temperature), kNotNegative,
+              "of rare class sampling, .01 in DAFormer: the lower, the more crops of rare classes; 0: off"),
 
       setting("optim.kind", at(&C::optim, &OptimConfig::kind), one_of({"sgd", "adamw"}), "optimizer"),
       setting("optim.lr", at(&C::optim, &OptimConfig::lr), kPositive, "learning rate of the encoder at its highest"),
@@ -430,7 +544,7 @@ const std::vector<Setting>& settings() {
               "of decoder and head"),
       setting("optim.momentum", at(&C::optim, &OptimConfig::momentum), kShareBelowOne, "of sgd"),
       setting("optim.weight_decay", at(&C::optim, &OptimConfig::weight_decay), kNotNegative, "weight decay"),
-      setting("optim.schedule", at(&C::optim, &OptimConfig::schedule), one_of({"poly", "cosine", "constant"}),
+      setting("optim.schedule", at(&C::optim, &OptimConfig::schedule), one_of({"poly", "cosine", "constant", "onecycle"}),
               "of the learning rate"),
       setting("optim.warmup_steps", at(&C::optim, &OptimConfig::warmup_steps), Integer{0},
               "steps over which the learning rate rises from 0"),
@@ -682,7 +796,8 @@ class Layers {
 
   // Lists and quoted words are YAML; anything else is taken as it stands, so that a path needs no quotes.
   static YAML::Node override_value(const std::string& text) {
-    if (!text.starts_with('[') && !text.starts_with('"') && !text.starts_with('\'')) return YAML::Node(text);
+    if (!text.starts_with('[') && !text.starts_with('{') && !text.starts_with('"') && !text.starts_with('\''))
+      return YAML::Node(text);
     try {
       return YAML::Load(text);
     } catch (const YAML::Exception& error) {
@@ -714,11 +829,21 @@ struct Unread {
 
 Unread unread(const Config& config, const std::string& key) {
   if (section_of(key) == "semi" && key != "semi.method") {
-    if (!contains(settings_of_method(config.semi.method), key)) return {{"semi.method"}, "semi.method: " + config.semi.method};
-    if (key == "semi.ema_decay" && config.semi.teacher == "self" &&
-        contains(settings_of_method(config.semi.method), "semi.teacher"))
-      return {{"semi.method", "semi.teacher"}, "semi.teacher: self"};
+    const Names& reads = settings_of_method(config.semi.method).reads;
+    if (!contains(reads, key)) return {{"semi.method"}, "semi.method: " + config.semi.method};
+    const std::string& teacher = config.semi.teacher;
+    if (contains(reads, "semi.teacher") &&
+        ((key == "semi.ema_decay" && teacher != "ema") || (key == "semi.history" && teacher != "history")))
+      return {{"semi.method", "semi.teacher"}, "semi.teacher: " + teacher};
   }
+  if ((key == "loss.ohem_threshold" || key == "loss.ohem_min_kept") && config.loss.kind != "ohem")
+    return {{"loss.kind"}, "loss.kind: " + config.loss.kind};
+  if (key == "loss.focal_gamma" && config.loss.kind != "focal") return {{"loss.kind"}, "loss.kind: " + config.loss.kind};
+  if (key == "loss.label_smoothing" && config.loss.kind == "focal") return {{"loss.kind"}, "loss.kind: focal"};
+  if ((key == "optim.batch_unlabeled" || key == "data.unlabeled_truth") && config.semi.method == "supervised")
+    return {{"semi.method"}, "semi.method: supervised"};
+  if (key == "checkpoint.keep" && config.checkpoint.every_steps == 0)
+    return {{"checkpoint.every_steps"}, "checkpoint.every_steps: 0"};
   if ((key == "eval.window" || key == "eval.stride") && config.eval.mode == "whole") return {{"eval.mode"}, "eval.mode: whole"};
   if ((key == "data.size" || key == "data.counts") && config.data.format != "synthetic")
     return {{"data.format"}, "data.format: " + config.data.format};
@@ -796,6 +921,10 @@ void check_data(const Config& config) {
     contradict(config, "data.labeled",
                "data.labeled is the fraction " + data.labeled + ", but data.format: list has no training images of its own",
                "name a list file");
+  if (config.semi.method == "retrain" && data.unlabeled.empty())
+    contradict(config, "semi.method",
+               "semi.method: retrain learns from label files of the unlabelled images, and data.unlabeled is not set",
+               "name a list of images and labels, such as `semiseg pseudo-label` writes");
   if (data.format == "synthetic" || config.semi.method == "supervised" || !data.unlabeled.empty()) return;
   const std::string who = "semi.method: " + config.semi.method;
   if (!fraction)
@@ -900,9 +1029,27 @@ class Paths {
   int text_layer_;
 };
 
+// A method's own defaults hold where the layer that names the method, or a later one, does not set the key: semi.method=augseg
+// on the command line means AugSeg, whatever a preset of FixMatch says.
+void apply_method_defaults(Config& config) {
+  const int method_layer = layer_of(config, "semi.method");
+  for (const auto& [key, text] : settings_of_method(config.semi.method).defaults) {
+    if (config.is_set(key) && layer_of(config, key) >= method_layer) continue;
+    reset(config, key);
+    find_setting(key)->read(config, YAML::Load(text), "semi.method: " + config.semi.method);
+  }
+}
+
 void finish(Config& config, int text_layer) {
   if (!config.is_set("data.format"))
     throw Error(ErrorKind::kConfig, "data.format is not set", config.file, "set it to one of " + join(datasets().names()));
+  apply_method_defaults(config);
+  if (config.model.decoder == "deeplabv3plus") {
+    if (!config.is_set("model.output_stride")) config.model.output_stride = 16;
+    if (config.model.output_stride == 32)
+      contradict(config, "model.output_stride", "model.decoder: deeplabv3plus does not work at model.output_stride 32",
+                 "set it to 16 or 8");
+  }
   settle_unread(config);
   settle_length(config);
   check_data(config);
@@ -916,13 +1063,16 @@ std::string print_yaml(const Config& config, bool with_origins) {
   };
   std::vector<Line> lines;
   std::string section;
+  const auto& method_defaults = settings_of_method(config.semi.method).defaults;
   for (const auto& entry : settings()) {
     const std::string value = entry.print(config);
     if (value == "null" || !unread(config, entry.key).because.empty()) continue;
     if (section_of(entry.key) != section) lines.push_back({(section = section_of(entry.key)) + ":", ""});
     const auto origin = config.origins.find(entry.key);
     lines.push_back({(section.empty() ? "" : "  ") + leaf_of(entry.key) + ": " + value,
-                     "# " + (origin == config.origins.end() ? kDefault : origin->second.text())});
+                     "# " + (origin != config.origins.end()     ? origin->second.text()
+                             : method_defaults.count(entry.key) ? "default of " + config.semi.method
+                                                                : kDefault)});
   }
   constexpr size_t kWidest = 60;  // a long path does not push all comments to the right
   size_t width = 0;

@@ -7,12 +7,38 @@ Registry<std::shared_ptr<Method>(const SemiConfig&, const MethodParts&)>& method
   return registry;
 }
 
-const std::vector<std::string>& settings_of_method(const std::string& method) {
-  static const std::map<std::string, std::vector<std::string>> settings = {
+const MethodSettings& settings_of_method(const std::string& method) {
+  static const std::vector<std::string> kWeight{"semi.weight", "semi.burn_in_epochs", "semi.ramp_up_epochs"};
+  static const std::vector<std::string> kHardLabels{"semi.threshold", "semi.align_distribution", "semi.class_weights",
+                                                    "semi.normalize"};
+  static const std::vector<std::string> kTeacher{"semi.teacher", "semi.ema_decay", "semi.history"};
+  static const std::vector<std::string> kViews{"semi.mix", "semi.strong_view", "semi.views", "semi.feature_dropout"};
+  const auto all = [](std::initializer_list<std::vector<std::string>> groups) {
+    std::vector<std::string> keys;
+    for (const auto& group : groups) keys.insert(keys.end(), group.begin(), group.end());
+    return keys;
+  };
+  static const std::vector<std::string> kWeakToStrong = all({kTeacher, kHardLabels, kViews, kWeight});
+  static const std::map<std::string, MethodSettings> settings = {
       {"supervised", {}},
-      {"pseudo_label", {"semi.teacher", "semi.ema_decay", "semi.threshold", "semi.weight", "semi.ramp_up_epochs"}},
-      {"mean_teacher", {"semi.ema_decay", "semi.weight", "semi.ramp_up_epochs"}},
-      {"fixmatch", {"semi.teacher", "semi.ema_decay", "semi.threshold", "semi.mix", "semi.weight", "semi.ramp_up_epochs"}},
+      {"pseudo_label", {all({kTeacher, kHardLabels, kWeight}), {}}},
+      {"mean_teacher", {all({{"semi.ema_decay", "semi.strong_view"}, kWeight}), {}}},
+      {"fixmatch", {kWeakToStrong, {}}},
+      {"unimatch", {kWeakToStrong, {{"semi.views", "2"}, {"semi.feature_dropout", "0.5"}}}},
+      {"augseg",
+       {all({{"semi.ema_decay", "semi.strong_view"}, kHardLabels, kWeight}),
+        {{"semi.threshold", "0"}, {"semi.strong_view", "random"}}}},
+      {"prevmatch",
+       {all({{"semi.history"}, kHardLabels, kViews, kWeight}),
+        {{"semi.history", "8"}, {"semi.views", "2"}, {"semi.feature_dropout", "0.5"}}}},
+      {"cps", {all({kHardLabels, {"semi.mix"}, kWeight}), {{"semi.threshold", "0"}, {"semi.weight", "1.5"}}}},
+      {"u2pl",
+       {all({{"semi.ema_decay", "semi.contrast_weight", "semi.mix", "semi.strong_view"}, kWeight}),
+        {{"semi.ema_decay", "0.99"}, {"semi.contrast_weight", "0.1"}}}},
+      {"self_training",
+       {all({{"semi.threshold", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
+        {{"semi.threshold", "0"}}}},
+      {"retrain", {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {}}},
   };
   return settings.at(method);
 }

@@ -32,6 +32,7 @@ struct DataConfig {
   std::vector<int64_t> crop{256, 256};  // H, W of a training crop; one number means a square
   std::vector<double> scale{0.5, 2.0};  // range of the random resize
   bool flip = true;                     // mirror half of the crops
+  bool unlabeled_truth = false;         // labels of the unlabelled images exist: measure pseudo-labels, never learn from them
   int64_t workers = 2;                  // loader threads; results do not depend on it
   std::vector<double> mean{0.485, 0.456, 0.406};
   std::vector<double> std{0.229, 0.224, 0.225};
@@ -44,27 +45,53 @@ struct DataConfig {
 struct ModelConfig {
   std::string backbone = "resnet50";
   std::string decoder = "fpn";
-  std::string weights;   // a weights file, Python's or ours; random initialisation when not given
-  double dropout = 0.2;  // of whole channels, before the head
+  int64_t output_stride = 32;  // of the encoder's coarsest feature: 32, or 16 or 8 by dilation; deeplabv3plus: 16 or 8
+  std::string weights;         // a weights file, Python's or ours; random initialisation when not given
+  double dropout = 0.2;        // of whole channels, before the head
   bool stride_in_1x1 =
       false;  // the strided convolution of a bottleneck is its first 1x1 (Caffe, Keras), not its 3x3 (torchvision)
 };
 
 struct LossConfig {
-  std::string kind = "ce";
+  std::string kind = "ce";             // ce | ohem | focal
   std::string class_weights = "none";  // none | inverse | median | enet | effective | given
   std::vector<double> given_weights;   // set by `loss.class_weights: [..]`, then class_weights is "given"
   double label_smoothing = 0.0;
+  double logit_adjustment = 0.0;  // tau of logits + tau ln p_c (arXiv 2007.07314); 0: off
+  double ohem_threshold = 0.7;    // pixels at most this sure of their class are kept
+  double ohem_min_kept = 0.156;   // at least so many of them: a share of the pixels, or their number where above 1
+  double focal_gamma = 2.0;       // of (1 - p_y)^gamma (arXiv 1708.02002)
+};
+
+// When a pseudo-label counts.
+struct ThresholdConfig {
+  std::string kind = "fixed";  // fixed | class_adaptive | quantile
+  double value = 0.95;         // fixed: least confidence; class_adaptive: upper bound of every class's threshold
+  double momentum = 0.999;     // class_adaptive, quantile: share of the running statistics that stays at each step
+  double share = 0.8;          // quantile: the surest share of each class's pixels that counts
 };
 
 struct SemiConfig {
   std::string method = "supervised";
-  std::string teacher = "self";  // self | ema
+  std::string teacher = "self";  // self | ema | history
   double ema_decay = 0.996;
-  double threshold = 0.95;     // least confidence of a pseudo-label
-  std::string mix = "cutmix";  // none | cutmix
-  double weight = 1.0;         // of the unsupervised loss
-  int64_t ramp_up_epochs = 0;  // epochs over which that weight grows as exp(-5 (1 - t)^2)
+  int64_t history = 3;  // past models that vote with teacher: history
+  ThresholdConfig threshold;
+  std::string mix = "cutmix";          // none | cutmix | classmix
+  std::string strong_view = "jitter";  // jitter (UniMatch's) | random (AugSeg's: one to three of eleven operations)
+  int64_t views = 1;                   // strong views of each unlabelled image
+  double feature_dropout = 0.0;  // share of feature channels dropped in a further stream that learns the same labels; 0: none
+  bool align_distribution = false;  // pseudo-labels are drawn towards the labelled pixel share
+  bool class_weights = false;       // the unsupervised loss takes the supervised one's class weights
+  std::string normalize = "valid";  // the unsupervised loss is divided by: valid (all but padding) | accepted
+  double weight = 1.0;              // of the unsupervised loss
+  double contrast_weight = 1.0;     // u2pl: of the contrastive loss
+  int64_t burn_in_epochs = 0;       // epochs without unsupervised loss
+  int64_t ramp_up_epochs = 0;       // then epochs over which its weight grows as exp(-5 (1 - t)^2)
+};
+
+struct SamplerConfig {
+  double rare_class_temperature = 0.0;  // of DAFormer's rare class sampling of labelled crops; 0: off
 };
 
 struct OptimConfig {
@@ -73,7 +100,7 @@ struct OptimConfig {
   double decoder_lr_multiplier = 1.0;
   double momentum = 0.9;
   double weight_decay = 1e-4;
-  std::string schedule = "poly";  // poly | cosine | constant
+  std::string schedule = "poly";  // poly | cosine | constant | onecycle
   int64_t warmup_steps = 0;
   double clip_grad_norm = 0.0;  // 0: off
   int64_t accumulate = 1;       // micro-batches per update
@@ -117,6 +144,7 @@ struct Config {
   ModelConfig model;
   LossConfig loss;
   SemiConfig semi;
+  SamplerConfig sampler;
   OptimConfig optim;
   EvalConfig eval;
   CheckpointConfig checkpoint;

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "semiseg/config.h"
 #include "semiseg/loader.h"
@@ -24,19 +28,33 @@ class Method : public torch::nn::Module {
   virtual void after_update(const Progress&) {}
   // The network that is evaluated, saved as the checkpoint's weights and used to predict.
   virtual Segmenter& predictor() = 0;
-  // The network whose parameters are optimized.
+  // The network that learns and that the others follow.
   virtual Segmenter& student() = 0;
+  // Every module whose parameters are optimized, by the name it is registered under; the student first.
+  virtual std::vector<NamedModule> trained() { return {{"student", &student()}}; }
+  // At the end of each epoch, after its evaluation: `miou` is nothing where there was none. Methods that keep past models.
+  virtual void end_epoch(const Progress&, std::optional<double> /*miou*/) {}
 };
 
 struct MethodParts {
-  std::function<std::shared_ptr<Segmenter>()> make_network;  // the same initial weights at each call
+  // Networks with the initial weights of `purpose`; equal ones for equal purposes. Weights from a file are in all of them.
+  std::function<std::shared_ptr<Segmenter>(uint32_t purpose)> make_network;
   SupervisedLoss supervised_loss;
   int64_t num_classes;
+  std::vector<double> class_weights;  // [K] of the supervised loss, for methods that weigh pseudo-labels alike
+  std::vector<double> label_share;    // [K] of the labelled pixels: the target of distribution alignment
+  torch::Device device = torch::kCPU;
+  uint64_t seed = 0;
 };
 
 Registry<std::shared_ptr<Method>(const SemiConfig&, const MethodParts&)>& methods();
 
-// The settings under `semi.` that a method reads besides `semi.method`.
-const std::vector<std::string>& settings_of_method(const std::string& method);
+// What a method does with the settings under `semi.`: those it reads, and where its own default differs from SemiConfig's
+// (as YAML, so that the config can read and show it).
+struct MethodSettings {
+  std::vector<std::string> reads;
+  std::map<std::string, std::string> defaults;
+};
+const MethodSettings& settings_of_method(const std::string& method);
 
 }  // namespace semiseg

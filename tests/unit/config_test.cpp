@@ -222,7 +222,7 @@ TEST_F(ConfigTest, UnreadSettingsOfEarlierLayersGoBackToTheirDefaults) {
   const std::string fixmatch =
       write("fixmatch.yaml", "semi: {method: fixmatch, threshold: 0.5, teacher: ema, ema_decay: 0.5, weight: 3}\n" + kLeast);
   const Config supervised = load_config(fixmatch, {"semi.method=supervised"});
-  EXPECT_EQ(supervised.semi.threshold, SemiConfig{}.threshold);
+  EXPECT_EQ(supervised.semi.threshold.value, SemiConfig{}.threshold.value);
   EXPECT_EQ(supervised.semi.teacher, SemiConfig{}.teacher);
   EXPECT_FALSE(supervised.is_set("semi.threshold"));
   EXPECT_EQ(to_yaml(supervised).find("threshold"), std::string::npos);
@@ -241,6 +241,58 @@ TEST_F(ConfigTest, UnreadSettingsOfEarlierLayersGoBackToTheirDefaults) {
   EXPECT_TRUE(load_config(sliding, {"eval.mode=whole"}).eval.window.empty());
   const std::string momentum = write("momentum.yaml", "optim: {epochs: 1, momentum: 0.5}\ndata.format: synthetic\n");
   EXPECT_EQ(load_config(momentum, {"optim.kind=adamw"}).optim.momentum, OptimConfig{}.momentum);
+}
+
+TEST_F(ConfigTest, AThresholdIsANumberOrAKindWithItsNumbers) {
+  const std::string fixmatch = kLeast + "semi: {method: fixmatch}\n";
+  EXPECT_EQ(load(fixmatch).semi.threshold.kind, "fixed");
+  EXPECT_EQ(load(fixmatch, {"semi.threshold=0.5"}).semi.threshold.value, 0.5);
+  const Config quantile = load(fixmatch, {"semi.threshold={kind: quantile, share: 0.3}"});
+  EXPECT_EQ(quantile.semi.threshold.kind, "quantile");
+  EXPECT_EQ(quantile.semi.threshold.share, 0.3);
+  EXPECT_EQ(quantile.semi.threshold.momentum, ThresholdConfig{}.momentum);
+  EXPECT_EQ(value_text(quantile, "semi.threshold"), "{kind: quantile, momentum: 0.999, share: 0.3}");
+  const Config again = parse_config(to_yaml(quantile), "again", {});
+  EXPECT_TRUE(differing_keys(quantile, again).empty());
+  const Config adaptive = load(kLeast + "semi:\n  method: fixmatch\n  threshold:\n    kind: class_adaptive\n    value: 0.9\n");
+  EXPECT_EQ(adaptive.semi.threshold.kind, "class_adaptive");
+  EXPECT_EQ(adaptive.semi.threshold.value, 0.9);
+  EXPECT_EQ(load(fixmatch, {"semi.threshold={kind: class_adaptive}"}).semi.threshold.value, 1);
+  for (const auto& [text, parts] : std::vector<std::pair<std::string, Words>>{
+           {"{share: 0.3}", {"semi.threshold has no kind", "fixed, class_adaptive, quantile"}},
+           {"{kind: quantil}", {"semi.threshold.kind is \"quantil\"", "did you mean \"quantile\"?"}},
+           {"{kind: quantile, value: 0.3}", {"kind quantile does not read \"value\"", "momentum, share"}},
+           {"{kind: quantile, share: 2}", {"semi.threshold.share is 2"}},
+           {"high", {"semi.threshold is \"high\""}}})
+    expect_contains(message_of([&, text = text] { load(fixmatch, {"semi.threshold=" + text}); }), parts);
+}
+
+TEST_F(ConfigTest, AMethodBringsItsOwnDefaults) {
+  const Config unimatch = load(kLeast + "semi: {method: unimatch}\n");
+  EXPECT_EQ(unimatch.semi.views, 2);
+  EXPECT_EQ(unimatch.semi.feature_dropout, 0.5);
+  EXPECT_FALSE(unimatch.is_set("semi.views"));
+  expect_contains(to_yaml_with_origins(unimatch), {"# default of unimatch"});
+  EXPECT_EQ(load(kLeast + "semi: {method: unimatch, views: 3}\n").semi.views, 3);
+  // A method named later is itself, whatever an earlier preset says; what is not part of its definition stays.
+  const std::string fixmatch = kLeast + "semi: {method: fixmatch, threshold: 0.8, weight: 3}\n";
+  const Config augseg = load(fixmatch, {"semi.method=augseg"});
+  EXPECT_EQ(augseg.semi.threshold.value, 0);
+  EXPECT_EQ(augseg.semi.strong_view, "random");
+  EXPECT_EQ(augseg.semi.weight, 3);
+  EXPECT_EQ(load(fixmatch, {"semi.method=augseg", "semi.threshold=0.7"}).semi.threshold.value, 0.7);
+  EXPECT_TRUE(differing_keys(augseg, parse_config(to_yaml(augseg), "again", {})).empty());
+}
+
+TEST_F(ConfigTest, DeepLabTakesAnOutputStrideOfItsOwn) {
+  EXPECT_EQ(load(kLeast).model.output_stride, 32);
+  EXPECT_EQ(load(kLeast, {"model.decoder=deeplabv3plus"}).model.output_stride, 16);
+  EXPECT_EQ(load(kLeast, {"model.decoder=deeplabv3plus", "model.output_stride=8"}).model.output_stride, 8);
+  expect_contains(message_of([&] {
+                    load(kLeast, {"model.decoder=deeplabv3plus", "model.output_stride=32"});
+                  }),
+                  {"model.output_stride", "16 or 8"});
+  expect_contains(message_of([&] { load(kLeast, {"model.output_stride=12"}); }), {"one of 8, 16, 32"});
 }
 
 TEST_F(ConfigTest, LaterLengthReplacesTheEarlier) {
@@ -448,7 +500,7 @@ TEST_F(ConfigTest, PresetsLoad) {
       ++loaded;
     }
   }
-  EXPECT_EQ(loaded, 8U);
+  EXPECT_EQ(loaded, 15U);
 }
 
 }  // namespace
