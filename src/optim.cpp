@@ -13,26 +13,33 @@ double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_st
   double factor = 1;
   if (config.schedule == "poly") factor = std::pow(1 - t, 0.9);
   if (config.schedule == "cosine") factor = (1 + std::cos(M_PI * t)) / 2;
+  if (config.schedule == "onecycle") {
+    constexpr double kRise = 0.3, kFirst = 1.0 / 25, kLast = 1.0 / 25e4;
+    const auto between = [](double from, double to, double part) { return to + (from - to) * (1 + std::cos(M_PI * part)) / 2; };
+    factor = t < kRise ? between(kFirst, 1, t / kRise) : between(1, kLast, (t - kRise) / (1 - kRise));
+  }
   if (step < config.warmup_steps) factor *= static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
   return factor;
 }
 
-Optimizer::Optimizer(Segmenter& network, const OptimConfig& config) : config_(config) {
+Optimizer::Optimizer(const std::vector<NamedModule>& modules, const OptimConfig& config) : config_(config) {
   groups_.resize(2);
   groups_[0].lr = config.lr;
   groups_[1].lr = config.lr * config.decoder_lr_multiplier;
   at::NoGradGuard no_grad;
-  for (const auto& item : network.named_parameters()) {
-    const std::string& name = item.key();
-    const Tensor& parameter = item.value();
-    Group& group = groups_[name.rfind("encoder.", 0) == 0 ? 0 : 1];
-    group.names.push_back(name);
-    group.parameters.push_back(parameter);
-    // Zeros: the first update of SGD then leaves buffer = gradient, as PyTorch's does.
-    if (config.kind == "adamw" || config.momentum > 0) group.first.push_back(at::zeros_like(parameter));
-    if (config.kind == "adamw") {
-      group.second.push_back(at::zeros_like(parameter));
-      group.steps.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+  for (size_t m = 0; m < modules.size(); ++m) {
+    const std::string prefix = m == 0 ? "" : modules[m].name + ".";
+    for (const auto& item : modules[m].module->named_parameters()) {
+      const Tensor& parameter = item.value();
+      Group& group = groups_[item.key().rfind("encoder.", 0) == 0 ? 0 : 1];
+      group.names.push_back(prefix + item.key());
+      group.parameters.push_back(parameter);
+      // Zeros: the first update of SGD then leaves buffer = gradient, as PyTorch's does.
+      if (config.kind == "adamw" || config.momentum > 0) group.first.push_back(at::zeros_like(parameter));
+      if (config.kind == "adamw") {
+        group.second.push_back(at::zeros_like(parameter));
+        group.steps.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+      }
     }
   }
   for (Group& group : groups_)
@@ -50,7 +57,8 @@ void Optimizer::step(double factor) {
   std::vector<Tensor> all;
   for (size_t g = 0; g < groups_.size(); ++g)
     for (const Tensor& parameter : groups_[g].parameters) {
-      if (!parameter.grad().defined()) throw std::logic_error("a parameter has no gradient");
+      // A part of a method that this step's loss did not reach (a projection head during burn-in) has none: it stays.
+      if (!parameter.grad().defined()) parameter.mutable_grad() = at::zeros_like(parameter);
       gradients[g].push_back(parameter.grad());
       all.push_back(gradients[g].back());
     }

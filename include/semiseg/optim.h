@@ -12,20 +12,23 @@
 namespace semiseg {
 
 // The factor on the base learning rate before update `step` of `total_steps`:
-//   poly (1 - t/T)^.9   cosine (1 + cos(pi t/T)) / 2   constant 1; during warm-up times (t + 1) / warmup_steps
+//   poly (1 - t/T)^.9   cosine (1 + cos(pi t/T)) / 2   constant 1
+//   onecycle from 1/25 up to 1 over the first 30 %, down to 1/250000, both as half a cosine (PyTorch's OneCycleLR)
+// during warm-up times (t + 1) / warmup_steps
 double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_steps);
 
-// SGD with momentum (PyTorch's) or AdamW over one network; the encoder has config.lr, all else that times
+// SGD with momentum (PyTorch's) or AdamW over the modules that a method trains; encoders have config.lr, all else that times
 // decoder_lr_multiplier. Biases and normalisation are decayed like all else, as in the field's recipes.
 class Optimizer {
  public:
-  Optimizer(Segmenter& network, const OptimConfig& config);
+  Optimizer(const std::vector<NamedModule>& modules, const OptimConfig& config);
 
   void zero_grad();
   // One update at the given factor of the base rates. Clips by global norm when the config says so. Does not synchronise.
   void step(double factor);
 
-  // Momentum and moments by parameter name, such as "encoder.conv1.weight.momentum"; shares memory with the optimizer.
+  // Momentum and moments by parameter name, such as "encoder.conv1.weight.momentum"; shares memory with the optimizer. The
+  // first module's names are bare, the others' stand behind their own, such as "twin.encoder.conv1.weight.momentum".
   std::map<std::string, Tensor> state() const;
   void load_state(const std::map<std::string, Tensor>& state);  // throws Error(kCheckpoint)
 

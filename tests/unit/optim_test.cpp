@@ -11,7 +11,7 @@ namespace semiseg {
 namespace {
 
 struct Rig {
-  explicit Rig(OptimConfig config) : network(make_segmenter(model(), 3, 1)), optimizer(*network, config) {}
+  explicit Rig(OptimConfig config) : network(make_segmenter(model(), 3, 1)), optimizer({{"student", network.get()}}, config) {}
   static ModelConfig model() {
     ModelConfig config;
     config.backbone = "resnet18";
@@ -106,6 +106,29 @@ TEST(Optimizer, StateGoesThroughNames) {
   auto broken = a.optimizer.state();
   broken.erase("encoder.conv1.weight.momentum");
   EXPECT_THROW(b.optimizer.load_state(broken), Error);
+}
+
+TEST(Optimizer, KeepsTheModulesOfAMethodApart) {
+  const auto first = make_segmenter(Rig::model(), 3, 1), second = make_segmenter(Rig::model(), 3, 1, /*purpose=*/1);
+  Optimizer optimizer({{"student", first.get()}, {"twin", second.get()}}, OptimConfig{});
+  for (auto& p : first->parameters()) p.mutable_grad() = at::ones_like(p);
+  const auto before = second->named_parameters()["encoder.bn1.weight"].clone();
+  optimizer.step(1);  // the second has no gradient: only weight decay moves it
+  const auto state = optimizer.state();
+  EXPECT_EQ(state.count("encoder.bn1.weight.momentum"), 1u);
+  EXPECT_EQ(state.count("twin.encoder.bn1.weight.momentum"), 1u);
+  EXPECT_NEAR(first->named_parameters()["encoder.bn1.weight"][0].item<double>(), 1 - 0.01 * (1 + 1e-4), 1e-6);
+  EXPECT_NEAR(second->named_parameters()["encoder.bn1.weight"][0].item<double>(), before[0].item<double>() - 0.01 * 1e-4, 1e-7);
+}
+
+TEST(Schedule, OneCycleRisesAndFallsAsHalfCosines) {
+  OptimConfig config;
+  config.schedule = "onecycle";
+  EXPECT_NEAR(schedule_factor(config, 0, 100), 1.0 / 25, 1e-12);
+  EXPECT_NEAR(schedule_factor(config, 15, 100), (1 + 1.0 / 25) / 2, 1e-12);
+  EXPECT_NEAR(schedule_factor(config, 30, 100), 1, 1e-12);
+  EXPECT_NEAR(schedule_factor(config, 65, 100), (1 + 1.0 / 25e4) / 2, 1e-12);
+  EXPECT_NEAR(schedule_factor(config, 100, 100), 1.0 / 25e4, 1e-12);
 }
 
 }  // namespace
