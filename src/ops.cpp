@@ -23,17 +23,6 @@ Prediction upsample_predict(const Tensor& logits_BKhw, int64_t H, int64_t W) {
   return {class_BHW, confidence_BHW};
 }
 
-Tensor paste_boxes(const Tensor& target, const Tensor& source, const Tensor& box_B4) {
-  const int64_t H = target.size(-2), W = target.size(-1);
-  const auto row_H1 = at::arange(H, box_B4.options()).view({1, H, 1});
-  const auto column_1W = at::arange(W, box_B4.options()).view({1, 1, W});
-  const auto edge = [&](int64_t i) { return box_B4.select(1, i).view({-1, 1, 1}); };
-  auto inside =
-      (row_H1 >= edge(0)).logical_and(row_H1 < edge(2)).logical_and(column_1W >= edge(1)).logical_and(column_1W < edge(3));
-  if (target.dim() == 4) inside = inside.unsqueeze(1);  // [B, 1, H, W]
-  return at::where(inside, source, target);
-}
-
 Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes) {
   // Pixels outside the mask are counted in one more bin, which is cut off: no boolean indexing, so the host never waits.
   const auto bin = at::where(mask_BHW, class_BHW, at::scalar_tensor(num_classes, class_BHW.options())).flatten();

@@ -21,9 +21,6 @@ struct Prediction {
 };
 Prediction upsample_predict(const Tensor& logits_BKhw, int64_t H, int64_t W);
 
-// Pastes `source` over `target` inside each image's box: both [B, ..., H, W], box_B4 int64 (top, left, bottom, right).
-Tensor paste_boxes(const Tensor& target, const Tensor& source, const Tensor& box_B4);
-
 // Pixels per class, int64 [K], of class_BHW where mask_BHW (bool) holds.
 Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes);
 

@@ -37,7 +37,9 @@ struct UnlabeledBatch {
   Tensor weak_BCHW;                   // resized, cropped, flipped
   std::vector<Tensor> strong_BCHW;    // each strong view: the same crop, colours changed
   Tensor valid_BHW;                   // bool, false on padding
+  Tensor truth_BHW;                   // int64 labels that nothing learns from (data.unlabeled_truth); else undefined
   std::vector<Tensor> cutmix_box_B4;  // per strong view: int64 top, left, bottom, right; all 0 where no CutMix is drawn
+  std::vector<Tensor> draw_BD;        // per strong view: float32 uniform in [0, 1), D = K + 1: one per class, then a coin
 };
 
 // What one micro-batch holds. Parts that a method does not ask for are undefined.
@@ -59,6 +61,7 @@ struct StepOutput {
   Tensor loss;                            // scalar, with graph
   std::map<std::string, Tensor> scalars;  // detached, zero-dimensional: "loss_supervised", "loss_unsupervised", ...
   Tensor pseudo_2K;                       // int64 pixels per pseudo-label class: row 0 predicted, row 1 accepted; or undefined
+  Tensor truth_3K;  // int64 pixels with a known true class: accepted and right, accepted, true class; or undefined
 };
 
 }  // namespace semiseg

@@ -1,85 +1,132 @@
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
+#include "models/layers.h"
+#include "semiseg/pseudo_label.h"
 
 namespace semiseg {
 namespace {
 
-// FixMatch (Sohn et al., NeurIPS 2020) on pixels with CutMix, step for step as UniMatch's repository runs it
-// (LiheYoung/UniMatch, fixmatch.py): the weak view's prediction comes from the train-mode pass that also gives the labelled
-// logits, the mixed-in images' from an eval-mode pass; the mix is a second, independent draw of unlabelled images.
+// FixMatch (Sohn et al., NeurIPS 2020) on pixels with CutMix, and UniMatch (Yang et al., CVPR 2023), which adds a second strong
+// view and a stream with dropped features; step for step as UniMatch's repository runs them (LiheYoung/UniMatch, fixmatch.py
+// and unimatch.py): the weak view's prediction comes from the train-mode pass that also gives the labelled logits, the mixed-in
+// images' from an eval-mode pass; the mix is a second, independent draw of unlabelled images.
 //
-//   L = (L_x + w L_s) / 2,   L_s = sum over accepted pixels of CE(strong, pseudo-label of weak) / number of valid pixels
+//   L = (L_x + w L_u) / 2,   L_u = mean over views of L_s, or (that + L_fp) / 2 with feature dropout
+//   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
-// With `semi.teacher: ema` both predictions come from an average of past students, in eval mode.
-class FixMatch : public Method {
+// With another teacher than the student both predictions come from it, in eval mode. The published step decodes the labelled
+// images' dropped features too and throws the result away; here only the unlabelled ones are decoded.
+class WeakToStrong : public Method {
  public:
-  FixMatch(const SemiConfig& config, const MethodParts& parts)
-      : config_(config), loss_(parts.supervised_loss), num_classes_(parts.num_classes), cutmix_(config.mix == "cutmix") {
-    student_ = register_module("student", parts.make_network());
-    if (config.teacher == "ema") teacher_.emplace(register_module("teacher", parts.make_network()), config.ema_decay);
+  WeakToStrong(const SemiConfig& config, const MethodParts& parts)
+      : config_(config),
+        loss_(parts.supervised_loss),
+        num_classes_(parts.num_classes),
+        weight_K_(unsupervised_class_weights(config, parts)),
+        student_(register_module("student", parts.make_network(0))),
+        teacher_(config, parts, *this, student_),
+        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
+    if (config.align_distribution)
+      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
+    if (config.feature_dropout > 0)
+      dropout_ = register_module("feature_dropout", std::make_shared<Dropout2d>(config.feature_dropout));
   }
 
-  BatchNeeds needs() const override { return {.unlabeled = true, .strong_views = 1, .mix = cutmix_}; }
-  Segmenter& predictor() override { return teacher_ ? teacher_->network() : *student_; }
+  BatchNeeds needs() const override {
+    return {.unlabeled = true,
+            .strong_views = static_cast<int>(config_.views),
+            .mix = config_.mix != "none",
+            .random_strong_view = config_.strong_view == "random"};
+  }
+  Segmenter& predictor() override { return teacher_.predictor(); }
   Segmenter& student() override { return *student_; }
 
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
-    const auto& weak_BCHW = batch.unlabeled.weak_BCHW;
-    auto strong_BCHW = batch.unlabeled.strong_BCHW.at(0);
-    auto valid_BHW = batch.unlabeled.valid_BHW;
-    const int64_t H = weak_BCHW.size(2), W = weak_BCHW.size(3);
-    Segmenter& teacher = predictor();
+    const auto& unlabeled = batch.unlabeled;
+    const int64_t labeled = image_BCHW.size(0), B = unlabeled.weak_BCHW.size(0);
 
-    Prediction mix;
-    if (cutmix_) {
-      mix = upsample_predict(predict_logits(teacher, batch.mix.weak_BCHW), H, W);
-      strong_BCHW = paste_boxes(strong_BCHW, batch.mix.strong_BCHW.at(0), batch.unlabeled.cutmix_box_B4.at(0));
+    Tensor mix_BKhw;
+    if (needs().mix) mix_BKhw = teacher_.predict(batch.mix.weak_BCHW, progress);
+
+    // Labelled images, weak views where the student predicts them, and their dropped features, decoded together.
+    const bool weak_pass = teacher_.is_student() || dropout_;
+    auto features = student_->encode(weak_pass ? at::cat({image_BCHW, unlabeled.weak_BCHW}) : image_BCHW);
+    if (dropout_)
+      for (auto& feature : features) feature = at::cat({feature, dropout_->forward(feature.narrow(0, labeled, B))});
+    const auto logits_BKhw = student_->decode(features);
+    auto weak_BKhw =
+        teacher_.is_student() ? logits_BKhw.narrow(0, labeled, B).detach() : teacher_.predict(unlabeled.weak_BCHW, progress);
+
+    // Pseudo-labels.
+    if (alignment_) {
+      alignment_->observe(weak_BKhw, unlabeled.valid_BHW);
+      weak_BKhw = alignment_->align(weak_BKhw);
+      if (mix_BKhw.defined()) mix_BKhw = alignment_->align(mix_BKhw);
     }
+    const auto labels = make_pseudo_labels(weak_BKhw, unlabeled.valid_BHW, unlabeled.truth_BHW);
+    threshold_->observe(weak_BKhw, labels);
+    const auto accepted_BHW = threshold_->accept(labels);
+    std::optional<PseudoLabels> mix;
+    if (mix_BKhw.defined()) mix = make_pseudo_labels(mix_BKhw, batch.mix.valid_BHW, batch.mix.truth_BHW);
 
-    Tensor labeled_BKhw, weak_BKhw;
-    if (teacher_) {
-      labeled_BKhw = student_->forward(image_BCHW);
-      weak_BKhw = predict_logits(teacher, weak_BCHW);
-    } else {
-      const auto logits_BKhw = student_->forward(at::cat({image_BCHW, weak_BCHW}));
-      labeled_BKhw = logits_BKhw.narrow(0, 0, image_BCHW.size(0));
-      weak_BKhw = logits_BKhw.narrow(0, image_BCHW.size(0), weak_BCHW.size(0)).detach();
+    // Strong views, mixed, in one pass.
+    std::vector<Tensor> strong = unlabeled.strong_BCHW;
+    std::vector<PseudoLabels> strong_labels(strong.size(), labels);
+    for (size_t view = 0; mix && view < strong.size(); ++view) {
+      const auto mask_BHW = mask_of(*mix, unlabeled, view);
+      strong[view] = paste(mask_BHW, batch.mix.strong_BCHW[view], strong[view]);
+      strong_labels[view] = paste(mask_BHW, *mix, labels);
     }
-    const auto strong_BKhw = student_->forward(strong_BCHW);
-    const auto supervised = loss_(labeled_BKhw, label_BHW);
+    const auto strong_BKhw = student_->forward(at::cat(strong));
 
-    auto [class_BHW, confidence_BHW] = upsample_predict(weak_BKhw, H, W);
-    if (cutmix_) {
-      const auto& box_B4 = batch.unlabeled.cutmix_box_B4.at(0);
-      class_BHW = paste_boxes(class_BHW, mix.class_BHW, box_B4);
-      confidence_BHW = paste_boxes(confidence_BHW, mix.confidence_BHW, box_B4);
-      valid_BHW = paste_boxes(valid_BHW, batch.mix.valid_BHW, box_B4);
+    const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
+      return pseudo_label_loss(student_BKhw, of, threshold_->accept(of), weight_K_, config_.normalize == "accepted");
+    };
+    const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
+    Tensor unsupervised;
+    for (size_t view = 0; view < strong.size(); ++view) {
+      const auto loss = loss_of(strong_BKhw.narrow(0, static_cast<int64_t>(view) * B, B), strong_labels[view]);
+      unsupervised = unsupervised.defined() ? unsupervised + loss : loss;
     }
-    const auto accepted_BHW = (confidence_BHW >= config_.threshold).logical_and(valid_BHW);
-    const auto unsupervised = pseudo_label_loss(strong_BKhw, class_BHW, accepted_BHW, valid_BHW);
+    unsupervised = unsupervised / static_cast<double>(strong.size());
+    if (dropout_) unsupervised = (unsupervised + loss_of(logits_BKhw.narrow(0, labeled + B, B), labels)) / 2;
 
-    return {(supervised + config_.weight * ramp_up(config_, progress) * unsupervised) / 2,
-            {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-            pseudo_counts(class_BHW, valid_BHW, accepted_BHW, num_classes_)};
+    StepOutput out{(supervised + unsupervised_weight(config_, progress) * unsupervised) / 2,
+                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
+                   {},
+                   {}};
+    count_pseudo_labels(labels, accepted_BHW, num_classes_, &out);
+    return out;
   }
 
-  void after_update(const Progress& progress) override {
-    if (teacher_) teacher_->follow(*student_, progress.step);
-  }
+  void after_update(const Progress& progress) override { teacher_.after_update(progress); }
+  void end_epoch(const Progress& progress, std::optional<double>) override { teacher_.end_epoch(progress); }
 
  private:
+  Tensor mask_of(const PseudoLabels& mix, const UnlabeledBatch& unlabeled, size_t view) const {
+    if (config_.mix == "classmix") return class_mask(mix.class_BHW, mix.valid_BHW, unlabeled.draw_BD[view], num_classes_);
+    return box_mask(unlabeled.cutmix_box_B4[view], mix.class_BHW.size(1), mix.class_BHW.size(2));
+  }
+
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  bool cutmix_;
+  Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
-  std::optional<EmaTeacher> teacher_;
+  Teacher teacher_;
+  std::shared_ptr<Threshold> threshold_;
+  std::shared_ptr<DistributionAlignment> alignment_;
+  std::shared_ptr<Dropout2d> dropout_;
 };
 
-const bool kRegistered = methods().add(
-    "fixmatch", [](const SemiConfig& config, const MethodParts& parts) { return std::make_shared<FixMatch>(config, parts); });
+// They differ in the settings they begin with (method.cpp).
+bool add(const std::string& name) {
+  return methods().add(
+      name, [](const SemiConfig& config, const MethodParts& parts) { return std::make_shared<WeakToStrong>(config, parts); });
+}
+const bool kRegistered = add("fixmatch") && add("unimatch");
 
 }  // namespace
 }  // namespace semiseg

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
+#include "semiseg/pseudo_label.h"
 
 namespace semiseg {
 namespace {
@@ -15,10 +16,12 @@ class MeanTeacher : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        student_(register_module("student", parts.make_network())),
-        teacher_(register_module("teacher", parts.make_network()), config.ema_decay) {}
+        student_(register_module("student", parts.make_network(0))),
+        teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay) {}
 
-  BatchNeeds needs() const override { return {.unlabeled = true, .strong_views = 1}; }
+  BatchNeeds needs() const override {
+    return {.unlabeled = true, .strong_views = 1, .random_strong_view = config_.strong_view == "random"};
+  }
   Segmenter& predictor() override { return teacher_.network(); }
   Segmenter& student() override { return *student_; }
 
@@ -38,12 +41,15 @@ class MeanTeacher : public Method {
     const auto distance_Bhw = (strong_BKhw.to(at::kFloat).softmax(1) - target_BKhw).square().sum(1);
     const auto unsupervised = (distance_Bhw * valid_Bhw).sum() / valid_Bhw.sum().clamp_min(1);
 
+    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
+                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
+                   {},
+                   {}};
     // Every valid pixel counts, so all of the teacher's predictions are "accepted".
-    const auto class_Bhw = target_BKhw.argmax(1);
-    const auto counted_Bhw = valid_Bhw > 0;
-    return {supervised + config_.weight * ramp_up(config_, progress) * unsupervised,
-            {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-            pseudo_counts(class_Bhw, counted_Bhw, counted_Bhw, num_classes_)};
+    const auto labels =
+        make_pseudo_labels(target_BKhw.clamp_min(1e-12).log(), batch.unlabeled.valid_BHW, batch.unlabeled.truth_BHW);
+    count_pseudo_labels(labels, labels.valid_BHW, num_classes_, &out);
+    return out;
   }
 
   void after_update(const Progress& progress) override { teacher_.follow(*student_, progress.step); }

@@ -3,6 +3,19 @@
 #include <ATen/ATen.h>
 
 namespace semiseg {
+namespace {
+
+// A network that is only ever predicted with.
+std::shared_ptr<Segmenter> frozen(std::shared_ptr<Segmenter> network) {
+  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
+  network->eval();
+  return network;
+}
+
+}  // namespace
+
+EmaTeacher::EmaTeacher(std::shared_ptr<Segmenter> network, double decay)
+    : network_(frozen(std::move(network))), decay_(decay) {}
 
 void EmaTeacher::follow(const Segmenter& student, int64_t step) {
   at::NoGradGuard no_grad;
@@ -23,6 +36,37 @@ void EmaTeacher::follow(const Segmenter& student, int64_t step) {
   at::_foreach_lerp_(teacher, target, 1.0 - keep);
 }
 
+Teacher::Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner,
+                 std::shared_ptr<Segmenter> student)
+    : student_(std::move(student)) {
+  if (config.teacher == "ema") ema_.emplace(owner.register_module("teacher", parts.make_network(0)), config.ema_decay);
+  if (config.teacher == "history")
+    for (int64_t i = 0; i < config.history; ++i)
+      history_.push_back(owner.register_module("history_" + std::to_string(i), frozen(parts.make_network(0))));
+}
+
+Tensor Teacher::predict(const Tensor& image_BCHW, const Progress& progress) {
+  const auto kept = static_cast<int64_t>(history_.size());
+  const int64_t voters = std::min(kept, progress.step / progress.steps_per_epoch);
+  if (voters == 0) return predict_logits(predictor(), image_BCHW);
+  Tensor sum_BKhw;
+  for (int64_t i = 0; i < voters; ++i) {
+    const auto probability_BKhw = predict_logits(*history_[i], image_BCHW).to(at::kFloat).softmax(1);
+    sum_BKhw = sum_BKhw.defined() ? sum_BKhw.add_(probability_BKhw) : probability_BKhw;
+  }
+  return sum_BKhw.div_(voters).clamp_min_(1e-12).log_();
+}
+
+void Teacher::after_update(const Progress& progress) {
+  if (ema_) ema_->follow(*student_, progress.step);
+}
+
+void Teacher::end_epoch(const Progress& progress) {
+  if (history_.empty()) return;
+  const int64_t ended = (progress.step + progress.steps_per_epoch - 1) / progress.steps_per_epoch;
+  copy_module(*student_, *history_[(ended - 1) % static_cast<int64_t>(history_.size())]);
+}
+
 Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW) {
   at::NoGradGuard no_grad;
   const bool training = network.is_training();
@@ -32,22 +76,9 @@ Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW) {
   return logits_BKhw;
 }
 
-double ramp_up(const SemiConfig& config, const Progress& progress) {
-  const double length = static_cast<double>(config.ramp_up_epochs * progress.steps_per_epoch);
-  if (static_cast<double>(progress.step) >= length) return 1;
-  const double left = 1 - static_cast<double>(progress.step) / length;
-  return std::exp(-5 * left * left);
-}
-
-Tensor pseudo_counts(const Tensor& class_BHW, const Tensor& valid_BHW, const Tensor& accepted_BHW, int64_t num_classes) {
-  return at::stack({count_classes(class_BHW, valid_BHW, num_classes), count_classes(class_BHW, accepted_BHW, num_classes)});
-}
-
-Tensor pseudo_label_loss(const Tensor& logits_BKhw, const Tensor& class_BHW, const Tensor& accepted_BHW,
-                         const Tensor& valid_BHW) {
-  const auto target_BHW = at::where(accepted_BHW, class_BHW, kIgnore);
-  const auto loss_BHW = upsample_cross_entropy(logits_BKhw, target_BHW, /*weight_K=*/{}, /*label_smoothing=*/0);
-  return loss_BHW.sum() / valid_BHW.sum().clamp_min(1);
+Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts) {
+  if (!config.class_weights || parts.class_weights.empty()) return {};
+  return at::tensor(parts.class_weights, at::kFloat).to(parts.device);
 }
 
 }  // namespace semiseg

@@ -1,11 +1,10 @@
-// Parts that methods are made of.
+// Networks that methods are made of.
 #pragma once
 
-#include <cmath>
 #include <memory>
+#include <vector>
 
 #include "semiseg/method.h"
-#include "semiseg/ops.h"
 
 namespace semiseg {
 
@@ -14,10 +13,7 @@ namespace semiseg {
 class EmaTeacher {
  public:
   // `network` starts with the student's weights.
-  EmaTeacher(std::shared_ptr<Segmenter> network, double decay) : network_(std::move(network)), decay_(decay) {
-    for (auto& parameter : network_->parameters()) parameter.set_requires_grad(false);
-    network_->eval();
-  }
+  EmaTeacher(std::shared_ptr<Segmenter> network, double decay);
 
   Segmenter& network() { return *network_; }
 
@@ -29,18 +25,35 @@ class EmaTeacher {
   double decay_;
 };
 
+// Who gives the pseudo-labels (semi.teacher):
+//   self     the student itself
+//   ema      an average of past students
+//   history  the student at the end of each of the last `semi.history` epochs; their probabilities are averaged. The student
+//            itself before the first epoch has ended.
+class Teacher {
+ public:
+  // Registers its networks with `owner` as "teacher" or "history_0", "history_1", ...
+  Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner, std::shared_ptr<Segmenter> student);
+
+  bool is_student() const { return !ema_ && history_.empty(); }
+  // The network to evaluate and to save: the average where there is one, else the student.
+  Segmenter& predictor() { return ema_ ? ema_->network() : *student_; }
+
+  // Logits at the network's stride (for history: logarithms of averaged probabilities) in eval mode, without gradient.
+  Tensor predict(const Tensor& image_BCHW, const Progress& progress);
+  void after_update(const Progress& progress);
+  void end_epoch(const Progress& progress);
+
+ private:
+  std::shared_ptr<Segmenter> student_;
+  std::optional<EmaTeacher> ema_;
+  std::vector<std::shared_ptr<Segmenter>> history_;
+};
+
 // Logits of `image_BCHW` in eval mode and without gradient; the network is left in the mode it was in.
 Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW);
 
-// The unsupervised weight's factor: exp(-5 (1 - t)^2) with t from 0 to 1 over the ramp-up epochs (Laine and Aila 2017), then 1.
-double ramp_up(const SemiConfig& config, const Progress& progress);
-
-// Pixels per pseudo-label class, int64 [2, K]: predicted on valid pixels, and of these accepted.
-Tensor pseudo_counts(const Tensor& class_BHW, const Tensor& valid_BHW, const Tensor& accepted_BHW, int64_t num_classes);
-
-// Cross-entropy with pseudo-labels, summed over accepted pixels and divided by all valid ones (UniMatch's normalisation): the
-// fewer are accepted, the less the loss weighs. 0 where no pixel is valid.
-Tensor pseudo_label_loss(const Tensor& logits_BKhw, const Tensor& class_BHW, const Tensor& accepted_BHW,
-                         const Tensor& valid_BHW);
+// The class weights of the unsupervised loss, or an undefined tensor (semi.class_weights).
+Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts);
 
 }  // namespace semiseg

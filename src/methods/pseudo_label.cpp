@@ -1,3 +1,5 @@
+#include "semiseg/pseudo_label.h"
+
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
@@ -5,53 +7,68 @@
 namespace semiseg {
 namespace {
 
-// Pseudo-Label (Lee, ICML 2013 workshop) on pixels: the class the model itself holds most likely, where its probability reaches
-// the threshold, is the target for the same view. With `semi.teacher: ema` an average of past students gives the targets.
+// Pseudo-Label (Lee, ICML 2013 workshop) on pixels: the class the teacher holds most likely, where its probability reaches the
+// threshold, is the target for the same view. The teacher is the model itself unless semi.teacher says otherwise.
 //
 //   L = L_x + w L_u,   L_u = sum over accepted pixels of CE / number of valid pixels
 class PseudoLabel : public Method {
  public:
   PseudoLabel(const SemiConfig& config, const MethodParts& parts)
-      : config_(config), loss_(parts.supervised_loss), num_classes_(parts.num_classes) {
-    student_ = register_module("student", parts.make_network());
-    if (config.teacher == "ema") teacher_.emplace(register_module("teacher", parts.make_network()), config.ema_decay);
+      : config_(config),
+        loss_(parts.supervised_loss),
+        num_classes_(parts.num_classes),
+        weight_K_(unsupervised_class_weights(config, parts)),
+        student_(register_module("student", parts.make_network(0))),
+        teacher_(config, parts, *this, student_),
+        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
+    if (config.align_distribution)
+      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
   }
 
   BatchNeeds needs() const override { return {.unlabeled = true}; }
-  Segmenter& predictor() override { return teacher_ ? teacher_->network() : *student_; }
+  Segmenter& predictor() override { return teacher_.predictor(); }
   Segmenter& student() override { return *student_; }
 
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
-    const auto& weak_BCHW = batch.unlabeled.weak_BCHW;
-    const auto& valid_BHW = batch.unlabeled.valid_BHW;
+    const auto& unlabeled = batch.unlabeled;
 
     // One pass over both lists, so that BatchNorm sees them together.
-    const auto logits_BKhw = student_->forward(at::cat({image_BCHW, weak_BCHW}));
+    const auto logits_BKhw = student_->forward(at::cat({image_BCHW, unlabeled.weak_BCHW}));
     const auto labeled_BKhw = logits_BKhw.narrow(0, 0, image_BCHW.size(0));
-    const auto weak_BKhw = logits_BKhw.narrow(0, image_BCHW.size(0), weak_BCHW.size(0));
+    const auto weak_BKhw = logits_BKhw.narrow(0, image_BCHW.size(0), unlabeled.weak_BCHW.size(0));
     const auto supervised = loss_(labeled_BKhw, label_BHW);
 
-    const auto teacher_BKhw = teacher_ ? predict_logits(teacher_->network(), weak_BCHW) : weak_BKhw.detach();
-    const auto [class_BHW, confidence_BHW] = upsample_predict(teacher_BKhw, valid_BHW.size(1), valid_BHW.size(2));
-    const auto accepted_BHW = (confidence_BHW >= config_.threshold).logical_and(valid_BHW);
-    const auto unsupervised = pseudo_label_loss(weak_BKhw, class_BHW, accepted_BHW, valid_BHW);
+    auto teacher_BKhw = teacher_.is_student() ? weak_BKhw.detach() : teacher_.predict(unlabeled.weak_BCHW, progress);
+    if (alignment_) {
+      alignment_->observe(teacher_BKhw, unlabeled.valid_BHW);
+      teacher_BKhw = alignment_->align(teacher_BKhw);
+    }
+    const auto labels = make_pseudo_labels(teacher_BKhw, unlabeled.valid_BHW, unlabeled.truth_BHW);
+    threshold_->observe(teacher_BKhw, labels);
+    const auto accepted_BHW = threshold_->accept(labels);
+    const auto unsupervised = pseudo_label_loss(weak_BKhw, labels, accepted_BHW, weight_K_, config_.normalize == "accepted");
 
-    return {supervised + config_.weight * ramp_up(config_, progress) * unsupervised,
-            {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-            pseudo_counts(class_BHW, valid_BHW, accepted_BHW, num_classes_)};
+    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
+                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
+                   {},
+                   {}};
+    count_pseudo_labels(labels, accepted_BHW, num_classes_, &out);
+    return out;
   }
 
-  void after_update(const Progress& progress) override {
-    if (teacher_) teacher_->follow(*student_, progress.step);
-  }
+  void after_update(const Progress& progress) override { teacher_.after_update(progress); }
+  void end_epoch(const Progress& progress, std::optional<double>) override { teacher_.end_epoch(progress); }
 
  private:
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
+  Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
-  std::optional<EmaTeacher> teacher_;
+  Teacher teacher_;
+  std::shared_ptr<Threshold> threshold_;
+  std::shared_ptr<DistributionAlignment> alignment_;
 };
 
 const bool kRegistered = methods().add("pseudo_label", [](const SemiConfig& config, const MethodParts& parts) {

@@ -7,7 +7,7 @@ namespace {
 class Supervised : public Method {
  public:
   explicit Supervised(const MethodParts& parts) : loss_(parts.supervised_loss) {
-    student_ = register_module("student", parts.make_network());
+    student_ = register_module("student", parts.make_network(0));
   }
 
   BatchNeeds needs() const override { return {}; }
@@ -16,7 +16,7 @@ class Supervised : public Method {
 
   StepOutput step(const TrainBatch& batch, const Progress&) override {
     const auto loss = loss_(student_->forward(batch.labeled.image_BCHW), batch.labeled.label_BHW);
-    return {loss, {{"loss_supervised", loss.detach()}}, {}};
+    return {loss, {{"loss_supervised", loss.detach()}}, {}, {}};
   }
 
  private:

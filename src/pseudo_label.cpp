@@ -1,0 +1,162 @@
+#include "semiseg/pseudo_label.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "semiseg/ops.h"
+
+namespace semiseg {
+namespace {
+
+constexpr int64_t kBins = 256;  // of confidence, over [0, 1]
+
+// Shares are never 0: a class that is not met yet has no logarithm.
+constexpr double kLeastShare = 1e-6;
+
+// bool [B, H, W] -> float32 [B, h, w] at the size of the logits.
+Tensor at_stride(const Tensor& mask_BHW, const Tensor& logits_BKhw) {
+  return at::upsample_nearest2d(mask_BHW.unsqueeze(1).to(at::kFloat), {logits_BKhw.size(2), logits_BKhw.size(3)}).squeeze(1);
+}
+
+// Weight of each pixel by its pseudo-label: float32 [B, H, W].
+Tensor pixel_weight(const Tensor& class_BHW, const Tensor& weight_K) {
+  return weight_K.index_select(0, class_BHW.flatten()).view_as(class_BHW);
+}
+
+}  // namespace
+
+PseudoLabels make_pseudo_labels(const Tensor& logits_BKhw, const Tensor& valid_BHW, const Tensor& truth_BHW) {
+  auto [class_BHW, confidence_BHW] = upsample_predict(logits_BKhw, valid_BHW.size(1), valid_BHW.size(2));
+  return {class_BHW, confidence_BHW, valid_BHW, truth_BHW};
+}
+
+Tensor mean_probability(const Tensor& logits_BKhw, const Tensor& valid_BHW) {
+  const auto valid_B1hw = at_stride(valid_BHW, logits_BKhw).unsqueeze(1);
+  const auto sum_K = (logits_BKhw.to(at::kFloat).softmax(1) * valid_B1hw).sum({0, 2, 3});
+  return sum_K / valid_B1hw.sum().clamp_min(1);
+}
+
+Threshold::Threshold(const ThresholdConfig& config, int64_t num_classes) : config_(config), num_classes_(num_classes) {
+  if (config.kind == "class_adaptive") {
+    const double begin = 1.0 / static_cast<double>(num_classes);
+    confidence_ = register_buffer("confidence", at::full({}, begin, at::kFloat));
+    probability_K_ = register_buffer("probability", at::full({num_classes}, begin, at::kFloat));
+  } else if (config.kind == "quantile") {
+    histogram_KN_ = register_buffer("histogram", at::zeros({num_classes, kBins}, at::kFloat));
+  }
+}
+
+void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
+  at::NoGradGuard no_grad;
+  if (confidence_.defined()) {
+    const auto mean = (labels.confidence_BHW * labels.valid_BHW).sum() / labels.valid_BHW.sum().clamp_min(1);
+    confidence_.lerp_(mean, 1 - config_.momentum);
+    probability_K_.lerp_(mean_probability(logits_BKhw, labels.valid_BHW), 1 - config_.momentum);
+  } else if (histogram_KN_.defined()) {
+    // Padding goes to one more bin, which is cut off.
+    const auto bin = (labels.confidence_BHW * kBins).to(at::kLong).clamp_max(kBins - 1) + labels.class_BHW * kBins;
+    const int64_t bins = num_classes_ * kBins;
+    const auto counted = at::where(labels.valid_BHW, bin, bins);
+    const auto counts = count_classes(counted, at::ones_like(labels.valid_BHW), bins + 1).narrow(0, 0, bins);
+    histogram_KN_.mul_(config_.momentum).add_(counts.view_as(histogram_KN_), 1 - config_.momentum);
+  }
+}
+
+Tensor Threshold::of_class() const {
+  if (confidence_.defined()) return (confidence_ * probability_K_ / probability_K_.max()).clamp_max(config_.value);
+  // Pixels at least as sure as each bin's lower edge; of the bins that hold the wanted share of them, the highest.
+  const auto above_KN = histogram_KN_.flip({1}).cumsum(1).flip({1});
+  const auto wanted_K1 = histogram_KN_.sum(1, /*keepdim=*/true) * config_.share;
+  const auto reached_K = (above_KN >= wanted_K1).sum(1) - 1;
+  return reached_K.to(at::kFloat) / static_cast<double>(kBins);
+}
+
+Tensor Threshold::accept(const PseudoLabels& labels) const {
+  if (config_.kind == "fixed") return (labels.confidence_BHW >= config_.value).logical_and(labels.valid_BHW);
+  return (labels.confidence_BHW >= pixel_weight(labels.class_BHW, of_class())).logical_and(labels.valid_BHW);
+}
+
+DistributionAlignment::DistributionAlignment(const std::vector<double>& target_K)
+    : target_K_(register_buffer("target", at::tensor(target_K, at::kFloat))),
+      model_K_(register_buffer("model", at::full_like(target_K_, 1.0 / static_cast<double>(target_K.size())))),
+      seen_(register_buffer("seen", at::zeros({}, at::kFloat))) {}
+
+void DistributionAlignment::observe(const Tensor& logits_BKhw, const Tensor& valid_BHW) {
+  constexpr double kMomentum = 0.999;
+  at::NoGradGuard no_grad;
+  const auto keep = (1 - 1 / (seen_ + 1)).clamp_max(kMomentum);
+  model_K_.copy_(keep * model_K_ + (1 - keep) * mean_probability(logits_BKhw, valid_BHW));
+  seen_.add_(1);
+}
+
+Tensor DistributionAlignment::align(const Tensor& logits_BKhw) const {
+  const auto shift_K = target_K_.clamp_min(kLeastShare).log() - model_K_.clamp_min(kLeastShare).log();
+  return logits_BKhw.to(at::kFloat) + shift_K.view({1, -1, 1, 1});
+}
+
+Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W) {
+  const auto row_H1 = at::arange(H, box_B4.options()).view({1, H, 1});
+  const auto column_1W = at::arange(W, box_B4.options()).view({1, 1, W});
+  const auto edge = [&](int64_t i) { return box_B4.select(1, i).view({-1, 1, 1}); };
+  return (row_H1 >= edge(0)).logical_and(row_H1 < edge(2)).logical_and(column_1W >= edge(1)).logical_and(column_1W < edge(3));
+}
+
+Tensor class_mask(const Tensor& source_class_BHW, const Tensor& source_valid_BHW, const Tensor& draw_BD, int64_t num_classes) {
+  const int64_t B = source_class_BHW.size(0);
+  // Which classes each image holds: padding is counted as one more class, which is cut off.
+  const auto class_BN = at::where(source_valid_BHW, source_class_BHW, num_classes).view({B, -1});
+  const auto present_BK =
+      at::zeros({B, num_classes + 1}, class_BN.options()).scatter_(1, class_BN, 1).narrow(1, 0, num_classes).to(at::kBool);
+  // Rank of each class among those present, by its key; an absent one comes last.
+  const auto key_BK = at::where(present_BK, draw_BD.narrow(1, 0, num_classes), 2.0);
+  const auto rank_BK = key_BK.argsort(/*stable=*/true, 1, /*descending=*/false).argsort(/*stable=*/true, 1, false);
+  const auto half_B1 = (present_BK.sum(1, /*keepdim=*/true) + 1).div(2, "floor");
+  const auto taken_BK = present_BK.logical_and(rank_BK < half_B1);
+  return taken_BK.gather(1, source_class_BHW.view({B, -1})).view_as(source_class_BHW).logical_and(source_valid_BHW);
+}
+
+PseudoLabels paste(const Tensor& mask_BHW, const PseudoLabels& source, const PseudoLabels& target) {
+  const auto both = [&](const Tensor& from, const Tensor& to) { return at::where(mask_BHW, from, to); };
+  const bool known = source.truth_BHW.defined() && target.truth_BHW.defined();
+  return {both(source.class_BHW, target.class_BHW), both(source.confidence_BHW, target.confidence_BHW),
+          both(source.valid_BHW, target.valid_BHW), known ? both(source.truth_BHW, target.truth_BHW) : Tensor()};
+}
+
+Tensor paste(const Tensor& mask_BHW, const Tensor& source_BCHW, const Tensor& target_BCHW) {
+  return at::where(mask_BHW.unsqueeze(1), source_BCHW, target_BCHW);
+}
+
+Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,
+                         const Tensor& weight_K, bool divide_by_accepted) {
+  const auto target_BHW = at::where(accepted_BHW, labels.class_BHW, kIgnore);
+  const auto loss_BHW = upsample_cross_entropy(logits_BKhw, target_BHW, weight_K, /*label_smoothing=*/0);
+  const auto& counted_BHW = divide_by_accepted ? accepted_BHW : labels.valid_BHW;
+  if (!weight_K.defined()) return loss_BHW.sum() / counted_BHW.sum().clamp_min(1);
+  const auto divisor = (pixel_weight(labels.class_BHW, weight_K) * counted_BHW).sum();
+  return loss_BHW.sum() / at::where(divisor > 0, divisor, at::ones_like(divisor));
+}
+
+void count_pseudo_labels(const PseudoLabels& labels, const Tensor& accepted_BHW, int64_t num_classes, StepOutput* out) {
+  at::NoGradGuard no_grad;
+  const auto& class_BHW = labels.class_BHW;
+  out->pseudo_2K =
+      at::stack({count_classes(class_BHW, labels.valid_BHW, num_classes), count_classes(class_BHW, accepted_BHW, num_classes)});
+  if (!labels.truth_BHW.defined()) return;
+  const auto known_BHW = labels.valid_BHW.logical_and(labels.truth_BHW != kIgnore);
+  const auto used_BHW = known_BHW.logical_and(accepted_BHW);
+  out->truth_3K =
+      at::stack({count_classes(class_BHW, used_BHW.logical_and(class_BHW == labels.truth_BHW), num_classes),
+                 count_classes(class_BHW, used_BHW, num_classes), count_classes(labels.truth_BHW, known_BHW, num_classes)});
+}
+
+double unsupervised_weight(const SemiConfig& config, const Progress& progress) {
+  const int64_t since = progress.step - config.burn_in_epochs * progress.steps_per_epoch;
+  if (since < 0) return 0;
+  const double length = static_cast<double>(config.ramp_up_epochs * progress.steps_per_epoch);
+  if (static_cast<double>(since) >= length) return config.weight;
+  const double left = 1 - static_cast<double>(since) / length;
+  return config.weight * std::exp(-5 * left * left);
+}
+
+}  // namespace semiseg
