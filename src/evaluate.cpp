@@ -6,7 +6,6 @@
 
 #include "semiseg/device.h"
 #include "semiseg/loader.h"
-#include "semiseg/ops.h"
 
 namespace semiseg {
 namespace {
@@ -46,20 +45,21 @@ Tensor sliding_probabilities(Segmenter& model, const Tensor& image_BCHW, const E
   return sum / windows;
 }
 
-}  // namespace
+// Scores of each class at each pixel of one image, with probabilities summed over `views` of it, or logits where `views` is 0.
+struct ClassScores {
+  Tensor score_1KHW;
+  int64_t views = 0;
+};
 
-Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
-  at::NoGradGuard no_grad;
-  const Autocast autocast(options.device, options.bf16);
+ClassScores class_scores(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
   const EvalConfig& eval = options.eval;
   const int64_t H = image_HWC.size(0), W = image_HWC.size(1);
   const auto image_BCHW = normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);
   const bool sliding = eval.mode == "sliding";
 
-  if (!sliding && !eval.flip && eval.scales == std::vector<double>{1.0})
-    return whole_logits(model, image_BCHW).argmax(1).squeeze(0);  // softmax would not change the order
+  if (!sliding && !eval.flip && eval.scales == std::vector<double>{1.0}) return {whole_logits(model, image_BCHW), 0};
 
-  Tensor sum;
+  ClassScores sum;
   for (const double scale : eval.scales) {
     const int64_t h = std::max<int64_t>(1, std::llround(static_cast<double>(H) * scale));
     const int64_t w = std::max<int64_t>(1, std::llround(static_cast<double>(W) * scale));
@@ -70,10 +70,28 @@ Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOption
       auto probability = sliding ? sliding_probabilities(model, view, eval) : whole_logits(model, view).softmax(1);
       if (flip) probability = probability.flip({3});
       if (h != H || w != W) probability = at::upsample_bilinear2d(probability, {H, W}, /*align_corners=*/false);
-      sum = sum.defined() ? sum.add_(probability) : probability.contiguous();
+      sum.score_1KHW = sum.score_1KHW.defined() ? sum.score_1KHW.add_(probability) : probability.contiguous();
+      ++sum.views;
     }
   }
-  return sum.argmax(1).squeeze(0);
+  return sum;
+}
+
+}  // namespace
+
+Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
+  at::NoGradGuard no_grad;
+  const Autocast autocast(options.device, options.bf16);
+  return class_scores(model, image_HWC, options).score_1KHW.argmax(1).squeeze(0);  // softmax would not change the order
+}
+
+Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
+  at::NoGradGuard no_grad;
+  const Autocast autocast(options.device, options.bf16);
+  const auto [score_1KHW, views] = class_scores(model, image_HWC, options);
+  const auto probability_1KHW = views == 0 ? score_1KHW.to(at::kFloat).softmax(1) : score_1KHW.to(at::kFloat) / views;
+  const auto [confidence_BHW, class_BHW] = probability_1KHW.max(1);
+  return {class_BHW, confidence_BHW};
 }
 
 std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split split, const EvalOptions& options,

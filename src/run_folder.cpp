@@ -31,6 +31,18 @@ std::string now_utc() {
 
 }  // namespace
 
+bool may_change_on_resume(const std::string& key) {
+  return key == "run.device" || key == "data.workers" || key.rfind("report.", 0) == 0;
+}
+
+Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {
+  std::vector<std::string> damaged;
+  Checkpoint from = newest_checkpoint(run_dir, &damaged);
+  for (const std::string& message : damaged) log_warning("a damaged checkpoint is passed over: " + message);
+  log_info(str("going on from ", from.path, ", step ", from.state.step));
+  return from;
+}
+
 void remember_command_line(int argc, char** argv) {
   for (int i = 0; i < argc; ++i) command_line() += (i ? " " : "") + std::string(argv[i]);
 }
@@ -44,9 +56,8 @@ RunFolder RunFolder::fresh(const Config& config) {
                   "continue it with `semiseg train --resume " + folder.dir_ + "` or choose another");
     return folder;
   }
-  folder.dir_ = "runs/" + config.run.name;
-  for (int number = 2; fs::exists(folder.dir_); ++number)
-    folder.dir_ = "runs/" + config.run.name + "-" + std::to_string(number);
+  folder.name_ = config.run.name;
+  folder.dir_ = folder.free_name();
   return folder;
 }
 
@@ -65,7 +76,21 @@ RunFolder RunFolder::existing(const std::string& dir) {
   return folder;
 }
 
+RunFolder RunFolder::stage(RunFolder& run, const Config& run_config, const std::string& name, bool resumed) {
+  RunFolder folder;
+  folder.dir_ = run.dir_ + "/" + name;
+  folder.resumed_ = resumed;
+  folder.run_ = &run;
+  folder.stage_ = name;
+  folder.run_config_ = run_config;
+  return folder;
+}
+
 void RunFolder::open(const Config& config, const TrainState& state, torch::Device device, bool bf16) {
+  if (run_ != nullptr) {
+    if (!run_->opened_) run_->open(run_config_, state, device, bf16);
+    dir_ = run_->dir_ + "/" + stage_;  // the run's may have changed
+  }
   if (!name_.empty()) {
     // Another run of this name may have begun since: making the folder decides who has it.
     make_folders("runs");
@@ -76,7 +101,12 @@ void RunFolder::open(const Config& config, const TrainState& state, torch::Devic
   remove_stale_temporaries(dir_);
   remove_stale_temporaries(dir_ + "/checkpoints");
   opened_ = true;
-  log_to_file(dir_ + "/train.log");
+  if (run_ == nullptr) {
+    log_to_file(dir_ + "/train.log");
+  } else {
+    std::error_code there_already;
+    fs::create_symlink("../train.log", dir_ + "/train.log", there_already);
+  }
   write_file(dir_ + "/config.yaml", to_yaml(config));
 
   char host[256] = {};

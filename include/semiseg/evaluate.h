@@ -7,6 +7,7 @@
 #include "semiseg/dataset.h"
 #include "semiseg/metrics.h"
 #include "semiseg/model.h"
+#include "semiseg/ops.h"
 
 namespace semiseg {
 
@@ -21,11 +22,13 @@ struct EvalOptions {
 
 // The class of each pixel, int64 [H, W] on the device, of one uint8 image [H, W, 3].
 //   whole    the image padded at the right and the bottom to a multiple of 32 with the mean colour, the logits upsampled
-//   (aligned
-//            corners) and cut back: no pixel is resampled
+//            (aligned corners) and cut back: no pixel is resampled
 //   sliding  windows at a stride; softmax probabilities are added up where they overlap
 // With flip or several scales, softmax probabilities are added up over all of them, resized to the image.
 Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options);
+
+// The same with the probability of that class (a mean where views are added up), as a batch of one: [1, H, W].
+Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options);
 
 // Scores over a split. `stop` is asked between images; when it says true, returns nothing.
 // `seen` (may be empty) gets every prediction: index, int64 [H, W].

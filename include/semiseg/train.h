@@ -25,6 +25,10 @@ class RunFolder {
   static RunFolder fresh(const Config& config);
   // An existing one; locks it at once.
   static RunFolder existing(const std::string& dir);
+  // The folder `name` within `run`, for a run that consists of several (self-training). Opening it opens `run` first, with
+  // `run_config`, where that is not open yet; both log to run's train.log. It may hold what a killed process left; `resumed`
+  // when that includes a checkpoint to go on from. REQUIRES: `run` outlives it.
+  static RunFolder stage(RunFolder& run, const Config& run_config, const std::string& name, bool resumed);
 
   // Makes and locks the folder, starts train.log, writes config.yaml and environment.json.
   void open(const Config& config, const TrainState& state, torch::Device device, bool bf16);
@@ -39,7 +43,15 @@ class RunFolder {
   std::string dir_, name_;  // name_: runs/NAME is wanted, or NAME-2, ...; empty when the folder is given
   bool resumed_ = false, opened_ = false;
   std::shared_ptr<FolderLock> lock_;
+  RunFolder* run_ = nullptr;  // of a stage: the run it belongs to
+  std::string stage_;
+  Config run_config_;
 };
+
+// Settings that a resumed run may change: they do not change what it computes.
+bool may_change_on_resume(const std::string& key);
+// newest_checkpoint() of the folder; the log says which it is, and which damaged ones are passed over.
+Checkpoint checkpoint_to_go_on_from(const std::string& run_dir);
 
 // Trains in `folder`. With `from`, goes on where that checkpoint stopped. `extend` adds epochs to the config's total.
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report);

@@ -5,21 +5,19 @@
 
 #include "commands/command.h"
 #include "commands/failure.h"
+#include "self_training.h"
+#include "semiseg/files.h"
 #include "semiseg/log.h"
 
 namespace semiseg {
 namespace {
 
-// Settings that a resumed run may change: they do not change what it computes.
-bool may_change_on_resume(const std::string& key) {
-  return key == "run.device" || key == "data.workers" || key.rfind("report.", 0) == 0;
-}
-
-Config resumed_config(const Checkpoint& checkpoint, const std::vector<std::string>& overrides) {
-  Config config = parse_config(to_yaml(checkpoint.config), checkpoint.path, overrides);
-  for (const std::string& key : differing_keys(checkpoint.config, config))
+// The config that a run was begun with, and what the command line changes in it. `where` is what messages call the former.
+Config resumed_config(const Config& stored, const std::string& where, const std::vector<std::string>& overrides) {
+  Config config = parse_config(to_yaml(stored), where, overrides);
+  for (const std::string& key : differing_keys(stored, config))
     if (!may_change_on_resume(key))
-      throw Error(ErrorKind::kConfig, "cannot change on --resume (it was " + value_text(checkpoint.config, key) + ")",
+      throw Error(ErrorKind::kConfig, "cannot change on --resume (it was " + value_text(stored, key) + ")",
                   "command line: " + key,
                   key == "optim.epochs" || key == "optim.steps" ? "use --extend EPOCHS to train longer"
                                                                 : "start a new run to change it");
@@ -48,12 +46,17 @@ int run(const Arguments& arguments) {
   int64_t extend = 0;
   if (resume) {
     folder = RunFolder::existing(arguments.get("resume"));
-    std::vector<std::string> damaged;
-    from = newest_checkpoint(folder->dir(), &damaged);
-    for (const std::string& message : damaged) log_warning("a damaged checkpoint is passed over: " + message);
-    log_info(str("going on from ", from->path, ", step ", from->state.step));
-    config = resumed_config(*from, arguments.overrides);
     if (arguments.has("extend")) extend = epochs_of(arguments.get("extend"));
+    if (is_self_training(folder->dir())) {
+      const std::string path = folder->dir() + "/config.yaml";
+      config = resumed_config(parse_config(read_file(path), path, {}), path, arguments.overrides);
+      if (extend > 0)
+        throw Error(ErrorKind::kConfig, "the stages of semi.method: self_training have a fixed length", "--extend",
+                    "extend its last stage: semiseg train --resume " + folder->dir() + "/stage3 --extend " + str(extend));
+    } else {
+      from = checkpoint_to_go_on_from(folder->dir());
+      config = resumed_config(from->config, from->path, arguments.overrides);
+    }
   } else {
     config = load_config(arguments.positional[0], arguments.overrides);
     folder = RunFolder::fresh(config);
@@ -64,7 +67,8 @@ int run(const Arguments& arguments) {
   report.add(make_status_file());
   report.add(make_terminal());
   try {
-    const TrainResult result = train(config, extend, from, *folder, report);
+    const TrainResult result = config.semi.method == kSelfTraining ? self_train(config, *folder, report)
+                                                                   : train(config, extend, from, *folder, report);
     const std::string& dir = folder->dir();
     if (result.signal != 0) {
       const int code = result.signal == SIGINT ? 130 : 143;
@@ -105,7 +109,11 @@ const bool kRegistered = add_command({
   semiseg train --resume runs/first --extend 20     20 epochs more
 
 Ctrl-C (SIGINT) or SIGTERM finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at once.
-On --resume, run.device, data.workers and report.* may change; results do not depend on the number of workers.)",
+On --resume, run.device, data.workers and report.* may change; results do not depend on the number of workers.
+
+semi.method: self_training is a chain of three trainings, RUN/stage1 to stage3, with pseudo-labels written in between.
+optim.epochs or optim.steps is the length of each; epochs and steps in RUN are counted through; --resume RUN goes on in
+whichever stage was stopped.)",
     .flags = {{"resume", "RUN", "go on with this run folder"}, {"extend", "EPOCHS", "with --resume: add epochs"}},
     .min_positional = 0,
     .max_positional = 1,

@@ -1,0 +1,77 @@
+#include <charconv>
+#include <filesystem>
+
+#include "commands/command.h"
+#include "self_training.h"
+
+namespace semiseg {
+namespace {
+
+double threshold_of(const std::string& text) {
+  double threshold = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), threshold);
+  if (error != std::errc() || end != text.data() + text.size() || !(threshold >= 0 && threshold <= 1))
+    throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number from 0 to 1", "--threshold");
+  return threshold;
+}
+
+// The config's own where its method takes labels by one number.
+double threshold_of(const SemiConfig& semi) {
+  const auto& reads = settings_of_method(semi.method).reads;
+  const bool read = std::find(reads.begin(), reads.end(), "semi.threshold") != reads.end();
+  return read && semi.threshold.kind == "fixed" ? semi.threshold.value : 0;
+}
+
+// "A,B,.."
+std::vector<std::string> files_of(const std::string& text) {
+  std::vector<std::string> files;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    files.push_back(text.substr(at, end - at));
+    if (!std::filesystem::is_regular_file(files.back()))
+      throw Error(ErrorKind::kCheckpoint, "no such file: \"" + files.back() + "\"", "--checkpoints",
+                  "name checkpoints with commas between them and no spaces");
+    at = end + 1;
+  }
+  return files;
+}
+
+int run(const Arguments& arguments) {
+  install_signal_handlers();
+  Config config = load_config(arguments.positional[1], arguments.overrides);
+  PseudoLabelJob job;
+  job.checkpoint = arguments.positional[0];
+  job.threshold = arguments.has("threshold") ? threshold_of(arguments.get("threshold")) : threshold_of(config.semi);
+  job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
+  config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read
+  return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : 128 + stop_signal();
+}
+
+const bool kRegistered = add_command({
+    .name = "pseudo-label",
+    .synopsis = "CHECKPOINT CONFIG.yaml -o DIR [--threshold T] [--checkpoints A,B,..] [key=value ...]",
+    .summary = "writes labels for the unlabelled images",
+    .details =
+        R"(DIR/labels/NAME.png       values as in the data set's label files; data.ignore_index (255) where it is less sure than T
+DIR/reliability.csv       each image's reliability, share of pixels with a label, mean confidence; the best first
+DIR/list.txt              "image label" lines for data.labeled or data.unlabeled (semi.method=retrain); all images
+DIR/reliable.txt, rest.txt  the same of the more reliable half and of the other one
+DIR/images/NAME.png       of data.format: synthetic alone, which has no files; read the lists with data.format=list then
+
+Reliability (ST++): mean IoU of the predictions of earlier checkpoints with CHECKPOINT's own. Without --checkpoints they are the
+step_*.safetensors beside it; where there are none, it is the mean confidence.
+
+examples:
+  semiseg pseudo-label runs/first/checkpoints/best.safetensors configs/camvid/fixmatch.yaml -o labels data.root=/data/camvid
+  semiseg pseudo-label last.safetensors config.yaml -o labels --threshold 0.9 --checkpoints a.safetensors,b.safetensors
+  semiseg train config.yaml semi.method=retrain data.unlabeled=labels/reliable.txt)",
+    .flags = {{"o", "DIR", "folder to write to"},
+              {"threshold", "T", "least confidence of a label; semi.threshold where the config's method reads one, else 0"},
+              {"checkpoints", "A,B,..", "earlier checkpoints that reliability is measured by"}},
+    .min_positional = 2,
+    .max_positional = 2,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg
