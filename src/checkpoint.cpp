@@ -72,6 +72,7 @@ void save_checkpoint(const std::string& path, const Config& config, const ClassS
   for (const auto& [name, tensor] : optimizer.state()) tensors["optimizer." + name] = tensor;
   require_finite(tensors);
   for (const auto& [name, tensor] : state.epoch_sums) tensors["progress." + name] = tensor;
+  for (const auto& [name, tensor] : state.probe) tensors["probe." + name] = tensor;
 
   Json history = Json::array();
   for (const EpochRecord& record : state.history) history.push_back(Json::parse(to_json(record)));
@@ -82,6 +83,7 @@ void save_checkpoint(const std::string& path, const Config& config, const ClassS
                          {"epoch_seconds", state.epoch_seconds},
                          {"epoch_wait", state.epoch_wait},
                          {"class_weights", state.class_weights},
+                         {"label_share", state.label_share},
                          {"data_fingerprint", state.data_fingerprint},
                          {"threads", at::get_num_threads()},
                          {"device", tensors.begin()->second.device().str()}};
@@ -112,6 +114,7 @@ Checkpoint read_checkpoint(const std::string& path) {
     state.epoch_seconds = counters.at("epoch_seconds");
     state.epoch_wait = counters.at("epoch_wait");
     state.class_weights = counters.at("class_weights").get<std::vector<double>>();
+    state.label_share = counters.at("label_share").get<std::vector<double>>();
     state.data_fingerprint = counters.at("data_fingerprint");
     checkpoint.threads = counters.at("threads");
     checkpoint.device = counters.at("device");
@@ -119,6 +122,8 @@ Checkpoint read_checkpoint(const std::string& path) {
     for (auto& [name, tensor] : file.tensors) {
       if (name.rfind("progress.", 0) == 0)
         state.epoch_sums[name.substr(9)] = tensor;
+      else if (name.rfind("probe.", 0) == 0)
+        state.probe[name.substr(6)] = tensor;
       else
         checkpoint.tensors[name] = tensor;
     }

@@ -114,7 +114,13 @@ std::string to_json(const EpochRecord& r) {
     pseudo = {{"accepted", r.pseudo->accepted},
               {"share", r.pseudo->share},
               {"accepted_by_class", json_of(r.pseudo->accepted_by_class)},
-              {"agreement", nullptr}};
+              {"agreement", r.pseudo->agreement ? Json(*r.pseudo->agreement) : Json(nullptr)},
+              {"agreement_by_class", json_of(r.pseudo->agreement_by_class)},
+              {"precision", json_of(r.pseudo->precision)},
+              {"recall", json_of(r.pseudo->recall)}};
+  Json alarms = Json::array();
+  for (const Alarm& alarm : r.alarms)
+    alarms.push_back({{"kind", alarm.kind}, {"message", alarm.message}, {"classes", alarm.classes}});
   return Json{{"epoch", r.epoch},
               {"step", r.step},
               {"seconds", r.seconds},
@@ -125,7 +131,7 @@ std::string to_json(const EpochRecord& r) {
               {"train", train},
               {"val", r.val ? json_of(*r.val) : Json(nullptr)},
               {"pseudo", pseudo},
-              {"alarms", Json::array()}}
+              {"alarms", alarms}}
       .dump();
 }
 
@@ -145,9 +151,19 @@ EpochRecord epoch_from_json(const std::string& line) {
     r.loss_supervised = train.at("loss_supervised");
     if (!train.at("loss_unsupervised").is_null()) r.loss_unsupervised = train.at("loss_unsupervised").get<double>();
     if (!j.at("val").is_null()) r.val = scores_from(j.at("val"));
-    if (const Json& pseudo = j.at("pseudo"); !pseudo.is_null())
-      r.pseudo = PseudoScores{pseudo.at("accepted"), pseudo.at("share").get<std::vector<double>>(),
-                              fractions_of(pseudo.at("accepted_by_class"))};
+    if (const Json& pseudo = j.at("pseudo"); !pseudo.is_null()) {
+      PseudoScores p;
+      p.accepted = pseudo.at("accepted");
+      p.share = pseudo.at("share").get<std::vector<double>>();
+      p.accepted_by_class = fractions_of(pseudo.at("accepted_by_class"));
+      if (!pseudo.at("agreement").is_null()) p.agreement = pseudo.at("agreement").get<double>();
+      p.agreement_by_class = fractions_of(pseudo.value("agreement_by_class", Json::array()));
+      p.precision = fractions_of(pseudo.value("precision", Json::array()));
+      p.recall = fractions_of(pseudo.value("recall", Json::array()));
+      r.pseudo = p;
+    }
+    for (const Json& alarm : j.at("alarms"))
+      r.alarms.push_back({alarm.at("kind"), alarm.at("message"), alarm.value("classes", std::vector<std::string>{})});
     return r;
   } catch (const nlohmann::json::exception& e) {
     throw Error(ErrorKind::kCheckpoint, str("not a record of an epoch: ", e.what()));

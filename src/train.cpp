@@ -8,6 +8,7 @@
 
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
+#include "semiseg/health.h"
 #include "semiseg/loader.h"
 #include "semiseg/log.h"
 #include "semiseg/weights.h"
@@ -34,11 +35,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
     count_and_weigh(*data, config, &state);
 
   // The method owns every network it trains or averages. All start with the same weights.
-  const MethodParts parts{network_factory(config, data->classes().size(), from.has_value()),
-                          SupervisedLoss(config.loss, state.class_weights, device), data->classes().size()};
-  const auto method = methods().at(config.semi.method)(config.semi, parts);
-  move_module(*method, device);
-  Optimizer optimizer(method->student(), config.optim);
+  const auto method = make_method(config, state, data->classes().size(), from.has_value(), device);
+  Optimizer optimizer(method->trained(), config.optim);
 
   const BatchNeeds needs = method->needs();
   const int64_t accumulate = config.optim.accumulate;
@@ -96,14 +94,17 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
           return {state, stop_signal()};
         }
         EpochRecord record = epoch_record(state, epoch, images_per_step, scores);
+        if (scores && record.pseudo) measure_agreement(method->predictor(), *data, eval_options, &state.probe, &*record.pseudo);
         record.seconds += evaluation.seconds();
         record.lr = config.optim.lr * schedule_factor(config.optim, state.step - 1, total_steps);
         record.peak_memory_mb = peak_memory_mb(device);
         const bool best = scores && scores->miou > state.best_miou;
         if (best) state.best_miou = scores->miou, state.best_epoch = epoch;
         state.history.push_back(record);
+        state.history.back().alarms = find_alarms(state.history, {data->classes().names, state.label_share, &config});
         state.epoch_sums.clear();
         state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
+        method->end_epoch({state.step, total_steps, steps_per_epoch}, scores ? std::optional(scores->miou) : std::nullopt);
         if (best) save("best");  // a file of its own: damage to one leaves the other
         save("last");
         report.epochs(state.history, /*resumed=*/false);
@@ -125,7 +126,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       // Forward and backward, over `accumulate` micro-batches.
       between_steps = false;
       const Progress progress{state.step, total_steps, steps_per_epoch};
-      method->student().train();
+      for (const NamedModule& trained : method->trained()) trained.module->train();
       optimizer.zero_grad();
       for (int64_t micro = 0; micro < accumulate; ++micro) {
         reseed_dropout(*method, config.seed, state.step * accumulate + micro);

@@ -69,11 +69,16 @@ void count_and_weigh(const Dataset& data, const Config& config, TrainState* stat
   int64_t total = 0;
   for (const int64_t pixels : counts.pixels) total += pixels;
   if (total == 0) throw Error(ErrorKind::kData, "the labelled images hold no labelled pixel", "data.labeled");
+  for (const int64_t pixels : counts.pixels)
+    state->label_share.push_back(static_cast<double>(pixels) / static_cast<double>(total));
+  const double temperature = config.sampler.rare_class_temperature;
+  const auto sampled = temperature > 0 ? rare_class_probabilities(counts.pixels, temperature) : std::vector<double>{};
   std::string table = format("%-16s %10s %8s %8s", "class", "pixels", "images", "weight");
+  if (!sampled.empty()) table += format(" %9s", "sampled");
   for (int64_t c = 0; c < K; ++c) {
-    const double share = static_cast<double>(counts.pixels[c]) / static_cast<double>(total);
-    table += format("\n%-16s %9.3f%% %8lld %8.3f", data.classes().names[c].c_str(), 100 * share,
+    table += format("\n%-16s %9.3f%% %8lld %8.3f", data.classes().names[c].c_str(), 100 * state->label_share[c],
                     static_cast<long long>(counts.images[c]), weights[c]);
+    if (!sampled.empty()) table += format(" %8.2f%%", 100 * sampled[c]);
   }
   log_info("labelled pixels (weights: " + config.loss.class_weights + ")\n" + table);
   for (int64_t c = 0; c < K; ++c)
@@ -97,7 +102,7 @@ void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device) 
                     ": results are no longer bit-equal"));
 }
 
-std::function<std::shared_ptr<Segmenter>()> network_factory(const Config& config, int64_t num_classes, bool resumed) {
+std::function<std::shared_ptr<Segmenter>(uint32_t)> network_factory(const Config& config, int64_t num_classes, bool resumed) {
   std::shared_ptr<StateDict> weights;
   if (!config.model.weights.empty() && !resumed) {
     weights = std::make_shared<StateDict>(read_weights(config.model.weights));
@@ -110,11 +115,25 @@ std::function<std::shared_ptr<Segmenter>()> network_factory(const Config& config
     if (!summary.reinitialized.empty())
       log_info("  another number of classes, keep their initial values: " + join(summary.reinitialized, 6));
   }
-  return [config, num_classes, weights] {
-    const auto network = make_segmenter(config.model, num_classes, config.seed);
+  return [config, num_classes, weights](uint32_t purpose) {
+    const auto network = make_segmenter(config.model, num_classes, config.seed, purpose);
     if (weights) load_weights(*network, *weights, config.model.weights);
     return network;
   };
+}
+
+std::shared_ptr<Method> make_method(const Config& config, const TrainState& state, int64_t num_classes, bool resumed,
+                                    torch::Device device) {
+  const MethodParts parts{network_factory(config, num_classes, resumed),
+                          SupervisedLoss(config.loss, state.class_weights, state.label_share, device),
+                          num_classes,
+                          state.class_weights,
+                          state.label_share,
+                          device,
+                          config.seed};
+  const auto method = methods().at(config.semi.method)(config.semi, parts);
+  move_module(*method, device);
+  return method;
 }
 
 int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs) {
@@ -139,10 +158,12 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
   options.view = {config.data.crop.at(0), config.data.crop.at(1), config.data.scale.at(0), config.data.scale.at(1),
                   config.data.flip};
   options.needs = needs;
+  options.needs.truth = needs.unlabeled && reads_unlabeled_labels(config);
   options.workers = config.data.workers;
   options.mean = config.data.mean;
   options.std = config.data.std;
   options.device = device;
+  options.rare_class_temperature = config.sampler.rare_class_temperature;
   return options;
 }
 
@@ -167,6 +188,7 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
   add("loss", out.loss.detach().to(at::kDouble));
   for (const auto& [name, value] : out.scalars) add(name, value.to(at::kDouble));
   if (out.pseudo_2K.defined()) add("pseudo", out.pseudo_2K);
+  if (out.truth_3K.defined()) add("truth", out.truth_3K);
   add("count", at::ones({}, out.loss.options().dtype(at::kDouble)));
 }
 
@@ -201,6 +223,15 @@ EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_p
     for (int64_t c = 0; c < counts_2K.size(1); ++c) {
       pseudo.share.push_back(used > 0 ? accepted[c] / used : 0);
       pseudo.accepted_by_class.push_back(predicted[c] > 0 ? MaybeFraction(accepted[c] / predicted[c]) : std::nullopt);
+    }
+    if (const auto truth = state.epoch_sums.find("truth"); truth != state.epoch_sums.end()) {
+      const auto truth_3K = truth->second.to(at::kCPU, at::kDouble).contiguous();
+      const double *right = truth_3K.data_ptr<double>(), *used_as = right + truth_3K.size(1),
+                   *real = used_as + truth_3K.size(1);
+      for (int64_t c = 0; c < truth_3K.size(1); ++c) {
+        pseudo.precision.push_back(used_as[c] > 0 ? MaybeFraction(right[c] / used_as[c]) : std::nullopt);
+        pseudo.recall.push_back(real[c] > 0 ? MaybeFraction(right[c] / real[c]) : std::nullopt);
+      }
     }
     record.pseudo = pseudo;
   }

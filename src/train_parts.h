@@ -32,7 +32,12 @@ void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);
 
 // Makes networks with the seed's initial weights or those of model.weights, which are read once and reported. `resumed` leaves
 // that file alone, since the checkpoint holds all weights.
-std::function<std::shared_ptr<Segmenter>()> network_factory(const Config& config, int64_t num_classes, bool resumed);
+std::function<std::shared_ptr<Segmenter>(uint32_t purpose)> network_factory(const Config& config, int64_t num_classes,
+                                                                            bool resumed);
+
+// The method that config.semi names, on the device, with loss and label statistics as `state` holds them.
+std::shared_ptr<Method> make_method(const Config& config, const TrainState& state, int64_t num_classes, bool resumed,
+                                    torch::Device device);
 
 // The larger over both lists of ceil(N / (batch * accumulate)).
 int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs);

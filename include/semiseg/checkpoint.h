@@ -1,7 +1,8 @@
 // Checkpoints: one .safetensors file that continues a run exactly, and that Python opens as weights.
 //
-// Tensors: the predictor's under segmentation_models_pytorch's names; a method's other networks under student. / teacher. /
-// twin.; optimizer state under optimizer.; sums of an unfinished epoch under progress. Metadata: config, counters, history,
+// Tensors: the predictor's under segmentation_models_pytorch's names; a method's other modules under student. / teacher. /
+// twin.; optimizer state under optimizer.; sums of an unfinished epoch under progress.; the newest predictions of the probe
+// images under probe. Metadata: config, counters, history,
 // checksum.
 #pragma once
 
@@ -27,6 +28,8 @@ struct TrainState {
   std::map<std::string, Tensor> epoch_sums;  // on the device: sums of scalars and pseudo-label counts in this epoch
   std::string data_fingerprint;              // of the lists, so that a resumed run is not fed other images
   std::vector<double> class_weights;         // of the loss, so that a resumed run need not count again
+  std::vector<double> label_share;           // [K] of the labelled pixels
+  std::map<std::string, Tensor> probe;       // of health.h: uint8 [h, w] predictions of the newest epoch, on the host
 };
 
 // Throws Error(kDisk), and Error(kNonFinite) when a weight is NaN or infinite: no checkpoint ever holds one.

@@ -42,6 +42,21 @@ struct PseudoScores {
   double accepted = 0;                           // share of valid pixels whose pseudo-label is used
   std::vector<double> share;                     // [K] of the accepted pixels
   std::vector<MaybeFraction> accepted_by_class;  // [K] accepted / predicted as this class
+  // With the same network's predictions at the evaluated epoch before, on a few fixed unlabelled images: share of equal pixels;
+  // and [K] of the pixels that were this class then, the share that still is. Nothing in an epoch that was not evaluated, nor
+  // in the first one that was.
+  MaybeFraction agreement;
+  std::vector<MaybeFraction> agreement_by_class;
+  // Where the truth is known (data.unlabeled_truth), [K]: right / accepted as this class; right / truly of this class. Else
+  // empty.
+  std::vector<MaybeFraction> precision, recall;
+};
+
+// Something in a run that needs the user's attention (health.h).
+struct Alarm {
+  std::string kind;                    // such as "miou_falls"
+  std::string message;                 // classes, numbers and the setting to change
+  std::vector<std::string> classes{};  // those it is about
 };
 
 // One line of metrics.jsonl (INTERFACE: metrics.jsonl).
@@ -52,6 +67,7 @@ struct EpochRecord {
   std::optional<double> loss_unsupervised;
   std::optional<Scores> val;  // absent in an epoch that was not evaluated
   std::optional<PseudoScores> pseudo;
+  std::vector<Alarm> alarms;
 };
 
 std::string to_json(const Scores& scores);

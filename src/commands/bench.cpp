@@ -37,11 +37,10 @@ int run(const Arguments& arguments) {
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
   const auto data = open_dataset(config);
-  const MethodParts parts{network_factory(config, data->classes().size(), false), SupervisedLoss(config.loss, {}, device),
-                          data->classes().size()};
-  const auto method = methods().at(config.semi.method)(config.semi, parts);
-  move_module(*method, device);
-  Optimizer optimizer(method->student(), config.optim);
+  TrainState state;
+  count_and_weigh(*data, config, &state);
+  const auto method = make_method(config, state, data->classes().size(), /*resumed=*/false, device);
+  Optimizer optimizer(method->trained(), config.optim);
   const BatchNeeds needs = method->needs();
   const LoaderOptions options = loader_options(config, needs, device);
   const double images = static_cast<double>(options.batch_labeled + (needs.unlabeled ? options.batch_unlabeled : 0));
@@ -58,7 +57,7 @@ int run(const Arguments& arguments) {
   };
   const Progress progress{0, 1000, 100};
   const auto step = [&](int64_t index, const TrainBatch& batch) {
-    method->student().train();
+    for (const NamedModule& trained : method->trained()) trained.module->train();
     optimizer.zero_grad();
     reseed_dropout(*method, config.seed, index);
     StepOutput out;

@@ -31,7 +31,7 @@ void print_overview() {
                      "usage: semiseg VERB [CONFIG.yaml] [key=value ...] [--flag ...]\n\n";
   for (const auto& [name, command] : commands()) {
     char line[160];
-    std::snprintf(line, sizeof(line), "  %-8s %s\n", name.c_str(), command.summary.c_str());
+    std::snprintf(line, sizeof(line), "  %-12s %s\n", name.c_str(), command.summary.c_str());
     text += line;
   }
   text +=

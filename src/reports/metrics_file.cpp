@@ -31,8 +31,9 @@ class MetricsFile : public Reporter {
   void epochs(const std::vector<EpochRecord>& history, bool) override {
     std::string lines, table =
                            "epoch,step,seconds,lr,images_per_s,data_wait,peak_memory_mb,loss,loss_supervised,loss_unsupervised,"
-                           "miou,mean_class_accuracy,pixel_accuracy,pseudo_accepted";
-    for (const std::string kind : {"iou", "class_accuracy", "label_share", "prediction_share"})
+                           "miou,mean_class_accuracy,pixel_accuracy,pseudo_accepted,agreement";
+    for (const std::string kind : {"iou", "class_accuracy", "label_share", "prediction_share", "pseudo_share",
+                                   "pseudo_accepted", "agreement", "precision", "recall"})
       for (const std::string& name : class_names_) table += "," + quoted(kind + "/" + name);
     table += "\n";
     for (const EpochRecord& r : history) {
@@ -54,11 +55,21 @@ class MetricsFile : public Reporter {
     for (const double value : {scores.miou, scores.mean_class_accuracy, scores.pixel_accuracy})
       add(r.val ? MaybeFraction(value) : std::nullopt);
     add(r.pseudo ? MaybeFraction(r.pseudo->accepted) : std::nullopt);
-    if (!r.val) return text + std::string(4 * class_names_.size(), ',');
-    for (const auto& value : scores.iou) add(value);
-    for (const auto& value : scores.class_accuracy) add(value);
-    for (const double value : scores.label_share) add(value);
-    for (const double value : scores.prediction_share) add(value);
+    add(r.pseudo ? r.pseudo->agreement : std::nullopt);
+    // What is not known has empty cells.
+    const auto add_classes = [&](const auto& values) {
+      for (size_t c = 0; c < class_names_.size(); ++c) add(c < values.size() ? MaybeFraction(values[c]) : std::nullopt);
+    };
+    add_classes(scores.iou);
+    add_classes(scores.class_accuracy);
+    add_classes(scores.label_share);
+    add_classes(scores.prediction_share);
+    const PseudoScores pseudo = r.pseudo.value_or(PseudoScores{});
+    add_classes(pseudo.share);
+    add_classes(pseudo.accepted_by_class);
+    add_classes(pseudo.agreement_by_class);
+    add_classes(pseudo.precision);
+    add_classes(pseudo.recall);
     return text;
   }
 

@@ -32,7 +32,10 @@ class StatusFile : public Reporter {
     for (const EpochRecord& record : history)
       if (record.val && (best_.is_null() || record.val->miou > best_["miou"].get<double>()))
         best_ = {{"epoch", record.epoch}, {"miou", record.val->miou}};
+    alarms_ = nlohmann::ordered_json::array();
     if (!history.empty()) {
+      for (const Alarm& alarm : history.back().alarms)
+        alarms_.push_back({{"kind", alarm.kind}, {"message", alarm.message}, {"classes", alarm.classes}});
       epoch_ = history.back().epoch;
       step_ = std::max(step_, history.back().step);
     }
@@ -50,9 +53,8 @@ class StatusFile : public Reporter {
     const std::time_t time = std::time(nullptr);
     std::strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&time));
     const nlohmann::ordered_json status = {
-        {"state", state}, {"epoch", epoch_},        {"step", step_},      {"total_steps", total_steps_},
-        {"best", best_},  {"exit_code", exit_code}, {"message", message}, {"pid", ::getpid()},
-        {"updated", now}};
+        {"state", state},    {"epoch", epoch_},        {"step", step_},      {"total_steps", total_steps_}, {"best", best_},
+        {"alarms", alarms_}, {"exit_code", exit_code}, {"message", message}, {"pid", ::getpid()},           {"updated", now}};
     write_file(dir_ + "/status.json", status.dump(2) + "\n");
     written_ = std::chrono::steady_clock::now();
   }
@@ -60,6 +62,7 @@ class StatusFile : public Reporter {
   std::string dir_;
   int64_t epoch_ = 1, step_ = 0, total_steps_ = 0;
   nlohmann::ordered_json best_;
+  nlohmann::ordered_json alarms_ = nlohmann::ordered_json::array();  // of the newest epoch
   std::chrono::steady_clock::time_point written_;
 };
 

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "semiseg/error.h"
+#include "semiseg/health.h"
 #include "semiseg/log.h"
 #include "semiseg/report.h"
 
@@ -23,7 +24,40 @@ std::string duration(double seconds) {
   return format("%lldh%02lldm", s / 3600, s / 60 % 60);
 }
 
-// The progress line and, after each epoch, the per-class table. Where stdout is no terminal, plain lines.
+// A column of a table: "accepted" and the like, as wide as its title.
+struct Column {
+  const char* title;
+  const std::vector<MaybeFraction>* values;  // [K]
+};
+
+// The per-class table; what is not known about pseudo-labels has no column.
+std::string table_of(const Scores& s, const PseudoScores* pseudo, const std::vector<std::string>& class_names) {
+  const size_t K = class_names.size();
+  std::vector<MaybeFraction> share;
+  std::vector<Column> columns;
+  if (pseudo) {
+    share.assign(pseudo->share.begin(), pseudo->share.end());
+    for (const Column& column : {Column{"pseudo share", &share}, Column{"accepted", &pseudo->accepted_by_class},
+                                 Column{"agreement", &pseudo->agreement_by_class}, Column{"precision", &pseudo->precision},
+                                 Column{"recall", &pseudo->recall}})
+      if (column.values->size() == K) columns.push_back(column);
+  }
+  std::string text = format("  %-16s %6s %8s %12s %17s", "class", "IoU", "accuracy", "label share", "prediction share");
+  for (const Column& column : columns) text += format("  %8s", column.title);
+  for (size_t c = 0; c < K; ++c) {
+    text += format("\n  %-16s %6s %8s %11.2f%% %16.2f%%", class_names[c].c_str(), percent(s.iou[c]).c_str(),
+                   percent(s.class_accuracy[c]).c_str(), 100 * s.label_share[c], 100 * s.prediction_share[c]);
+    for (const Column& column : columns)
+      text += format("  %*s", std::max(8, static_cast<int>(std::string(column.title).size())),
+                     percent((*column.values)[c]).c_str());
+  }
+  text += format("\n  mIoU %.2f  mean class accuracy %.2f  pixel accuracy %.2f", 100 * s.miou, 100 * s.mean_class_accuracy,
+                 100 * s.pixel_accuracy);
+  if (pseudo && pseudo->agreement) text += format("  agreement with the evaluation before %.2f", 100 * *pseudo->agreement);
+  return text;
+}
+
+// The progress line and, after each epoch, the per-class table and the alarms. Where stdout is no terminal, plain lines.
 class Terminal : public Reporter {
  public:
   void begin(const RunInfo& info) override {
@@ -55,28 +89,40 @@ class Terminal : public Reporter {
     std::string text = format("epoch %lld  loss %.4f  %.1f images/s  %s", static_cast<long long>(r.epoch), r.loss,
                               r.images_per_s, duration(r.seconds).c_str());
     if (r.pseudo) text += format("  pseudo-labels accepted %.1f%%", 100 * r.pseudo->accepted);
-    if (!r.val) return log_info(text);
+    if (!r.val) {
+      log_info(text);
+      return warn(history);
+    }
     double best = -1;
     int64_t best_epoch = 0;
     for (const EpochRecord& e : history)
       if (e.val && e.val->miou > best) best = e.val->miou, best_epoch = e.epoch;
     text += format("  mIoU %.2f (best %.2f in epoch %lld)", 100 * r.val->miou, 100 * best, static_cast<long long>(best_epoch));
-    log_info(text + "\n" + score_table(*r.val, info_.class_names));
+    log_info(text + "\n" + table_of(*r.val, r.pseudo ? &*r.pseudo : nullptr, info_.class_names));
+    warn(history);
   }
 
  private:
+  // An alarm in full when it begins or its classes change, then a line in each epoch in which it lasts.
+  static void warn(const std::vector<EpochRecord>& history) {
+    for (const Alarm& alarm : history.back().alarms) {
+      if (is_news(alarm, history)) {
+        log_warning("alarm " + alarm.kind + ": " + alarm.message);
+        continue;
+      }
+      std::string classes;
+      for (const std::string& name : alarm.classes) classes += (classes.empty() ? ": " : ", ") + name;
+      log_warning("alarm " + alarm.kind + " lasts" + classes);
+    }
+  }
+
   RunInfo info_;
 };
 
 }  // namespace
 
 std::string score_table(const Scores& s, const std::vector<std::string>& class_names) {
-  std::string text = format("  %-16s %6s %8s %12s %17s", "class", "IoU", "accuracy", "label share", "prediction share");
-  for (size_t c = 0; c < class_names.size(); ++c)
-    text += format("\n  %-16s %6s %8s %11.2f%% %16.2f%%", class_names[c].c_str(), percent(s.iou[c]).c_str(),
-                   percent(s.class_accuracy[c]).c_str(), 100 * s.label_share[c], 100 * s.prediction_share[c]);
-  return text + format("\n  mIoU %.2f  mean class accuracy %.2f  pixel accuracy %.2f", 100 * s.miou,
-                       100 * s.mean_class_accuracy, 100 * s.pixel_accuracy);
+  return table_of(s, nullptr, class_names);
 }
 
 std::unique_ptr<Reporter> make_terminal() { return std::make_unique<Terminal>(); }

@@ -24,9 +24,13 @@ struct Rig {
     classes = load_classes("synthetic", 255);
     const auto model = config.model;
     const int64_t K = classes.size();
-    method = methods().at("mean_teacher")(
-        config.semi, {[=] { return make_segmenter(model, K, seed); }, SupervisedLoss(LossConfig{}, {}, torch::kCPU), K});
-    optimizer = std::make_unique<Optimizer>(method->student(), config.optim);
+    method =
+        methods().at("mean_teacher")(config.semi, {[=](uint32_t purpose) { return make_segmenter(model, K, seed, purpose); },
+                                                   SupervisedLoss(LossConfig{}, {}, {}, torch::kCPU),
+                                                   K,
+                                                   {},
+                                                   {}});
+    optimizer = std::make_unique<Optimizer>(method->trained(), config.optim);
   }
 
   void update() {
@@ -37,6 +41,8 @@ struct Rig {
     state.best_miou = 1.0 / 3;
     state.best_epoch = 1;
     state.class_weights = {0.1, 3};
+    state.label_share = {0.75, 0.25};
+    state.probe["0"] = at::arange(6, at::kByte).view({2, 3});
     state.data_fingerprint = "3+4+5-0";
     state.epoch_sums["loss"] = at::scalar_tensor(0.1, at::kDouble);
     EpochRecord record;
@@ -85,6 +91,8 @@ TEST_F(CheckpointTest, RestoresEveryTensorAndCounterExactly) {
   EXPECT_EQ(checkpoint.state.step, 1);
   EXPECT_EQ(checkpoint.state.best_miou, 1.0 / 3);
   EXPECT_EQ(checkpoint.state.class_weights, saved.state.class_weights);
+  EXPECT_EQ(checkpoint.state.label_share, saved.state.label_share);
+  EXPECT_TRUE(checkpoint.state.probe.at("0").equal(saved.state.probe.at("0")));
   EXPECT_EQ(checkpoint.state.data_fingerprint, "3+4+5-0");
   EXPECT_EQ(to_json(checkpoint.state.history.at(0)), to_json(saved.state.history.at(0)));
   EXPECT_EQ(checkpoint.state.epoch_sums.at("loss").item<double>(), 0.1);

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -52,6 +54,19 @@ TEST(ConfusionMatrix, OfNothingHasNoIoU) {
   EXPECT_EQ(s.miou, 0);
 }
 
+TEST(EpochRecord, ReadsLinesWithoutWhatCameLater) {
+  EpochRecord record;
+  record.pseudo = PseudoScores{};
+  record.alarms = {{"a", "b"}};
+  auto line = nlohmann::json::parse(to_json(record));
+  for (const char* key : {"agreement_by_class", "precision", "recall"}) line["pseudo"].erase(key);
+  line["alarms"][0].erase("classes");
+  const EpochRecord back = epoch_from_json(line.dump());
+  EXPECT_TRUE(back.pseudo->precision.empty());
+  EXPECT_FALSE(back.pseudo->agreement);
+  EXPECT_TRUE(back.alarms[0].classes.empty());
+}
+
 TEST(EpochRecord, SurvivesJson) {
   EpochRecord record;
   record.epoch = 3;
@@ -59,7 +74,8 @@ TEST(EpochRecord, SurvivesJson) {
   record.loss = 0.1 + 0.2;
   record.loss_unsupervised = 1.0 / 3;
   record.val = scores_of(at::tensor({5, 1, 0, 0}, at::kLong).view({2, 2}));
-  record.pseudo = PseudoScores{0.25, {1, 0}, {0.25, std::nullopt}};
+  record.pseudo = PseudoScores{0.25, {1, 0}, {0.25, std::nullopt}, 0.5, {0.5, std::nullopt}, {1, std::nullopt}, {0.75, 0}};
+  record.alarms = {{"class_vanished", "pole is gone", {"pole"}}};
   const std::string line = to_json(record);
   EXPECT_EQ(line.find('\n'), std::string::npos);
   EXPECT_NE(line.find("\"class_accuracy\":[0.8333333333333334,null]"), std::string::npos) << line;
@@ -67,6 +83,11 @@ TEST(EpochRecord, SurvivesJson) {
   EXPECT_EQ(to_json(back), line);
   EXPECT_EQ(back.loss, record.loss);
   EXPECT_FALSE(back.val->class_accuracy[1]);
+  EXPECT_EQ(back.pseudo->agreement, 0.5);
+  EXPECT_EQ(back.pseudo->agreement_by_class, record.pseudo->agreement_by_class);
+  EXPECT_EQ(back.pseudo->precision, record.pseudo->precision);
+  EXPECT_EQ(back.pseudo->recall, record.pseudo->recall);
+  EXPECT_EQ(back.alarms[0].classes, std::vector<std::string>{"pole"});
   EXPECT_THROW(epoch_from_json("{\"epoch\": 1}"), Error);
   EXPECT_THROW(epoch_from_json("{"), Error);
 }

@@ -1,0 +1,68 @@
+// The health of a run: what its epochs tell about classes that starve, vanish or take over, and what to change.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "semiseg/config.h"
+#include "semiseg/dataset.h"
+#include "semiseg/evaluate.h"
+#include "semiseg/metrics.h"
+
+namespace semiseg {
+
+struct HealthContext {
+  std::vector<std::string> class_names;  // "class 3" where it has none
+  std::vector<double> label_share;       // [K] of the labelled training pixels; empty where it is not known
+  // The run's settings, so that no message advises what is set already or what the method does not read; null where they are
+  // not known. REQUIRES: outlives the call.
+  const Config* config = nullptr;
+};
+
+// The alarms of the newest epoch, history.back(), in the order of their weight; each lasts as long as its cause does. Messages
+// name the classes, give the numbers and the setting to change. Alarms on scores need an epoch that was evaluated. Kinds:
+//   miou_falls          mIoU falls while pixel accuracy rises: over three evaluated epochs in a row (at once where it is a
+//                       sixth), or as means of three against the best three before. It must be clear: 3 % of it, half a point,
+//                       2.5 times the usual step from epoch to epoch. Lasts until half of the fall is regained, or pixel
+//                       accuracy is back, too.
+//   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on, and on twice as many, or
+//                       leaves the others half of theirs; in the first two evaluated epochs only if that was not so before
+//   class_vanished      a class with labelled validation pixels is predicted on less than 1 % of as many; in the first four
+//                       evaluated epochs only if it was predicted before
+//   pseudo_vanished     the same of accepted pseudo-labels against the labelled pixels' share
+//   acceptance_stuck    more than 99.5 % or less than .5 % of the pseudo-labels are accepted, three epochs in a row, though a
+//                       threshold should select
+//   no_labelled_pixel   a class has no labelled pixel to learn from (first epoch only)
+std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const HealthContext& context);
+
+// Whether an alarm of history.back() is not the one, of the same kind and classes, that the epoch before gave (for alarms on
+// scores: the evaluated epoch before).
+bool is_news(const Alarm& alarm, const std::vector<EpochRecord>& history);
+
+// Agreement of a network's predictions between evaluated epochs on a few fixed unlabelled images (at most 16, evenly spread):
+// fills `agreement` and `agreement_by_class` from the predictions in `previous`, which it then replaces. `previous` is empty
+// before the first epoch. Predictions are class indices, uint8 [h, w] on the host, of the whole image at the logits' stride,
+// under the image's number in the list.
+void measure_agreement(Segmenter& network, const Dataset& data, const EvalOptions& options,
+                       std::map<std::string, Tensor>* previous, PseudoScores* pseudo);
+
+// A setting to change, as it is typed.
+struct Setting {
+  std::string assignment;  // "loss.class_weights=enet"; the key alone where the value hangs on what is not known
+  std::string now;         // its present value; empty where that is not known
+  std::string reason;
+};
+
+// Why mIoU moved as it did.
+struct Diagnosis {
+  std::vector<Alarm>
+      findings;  // in reading order; `kind` is an alarm's, or movement, reason, classes, confusion, shares, pseudo
+  std::vector<Setting> settings;
+};
+
+// What the epochs of a run tell when they are looked at together. Scores may lack all values of single classes. `counts_KK`:
+// the confusion matrix of each epoch, or nothing at all. REQUIRES: at least one evaluated epoch.
+Diagnosis diagnose(const std::vector<EpochRecord>& history, const std::vector<Tensor>& counts_KK, const HealthContext& context);
+
+}  // namespace semiseg

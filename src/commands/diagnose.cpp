@@ -1,0 +1,713 @@
+// diagnose: says in plain words why mIoU moved as it did, for a run of semiseg or of any other program.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "commands/command.h"
+#include "semiseg/config.h"
+#include "semiseg/dataset.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+#include "semiseg/health.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMostClasses = 4096;  // of a confusion matrix: more is a misread file
+
+// All that is known of a run.
+struct Evidence {
+  std::vector<EpochRecord> history;
+  std::vector<Tensor> counts_KK;  // of each epoch, or empty
+  std::vector<std::string> class_names;
+  std::optional<Config> config;
+  std::vector<std::string> notes;  // what the reader should know about the input
+};
+
+std::optional<double> number_in(const std::string& cell) {
+  double value = 0;
+  const char *begin = cell.data() + (cell.size() > 1 && cell[0] == '+'), *end = cell.data() + cell.size();
+  const auto [stop, error] = std::from_chars(begin, end, value);
+  return error == std::errc() && stop == end && std::isfinite(value) ? std::optional(value) : std::nullopt;
+}
+
+bool is_absent(const std::string& cell) { return cell.empty() || cell == "nan" || cell == "NaN" || cell == "null"; }
+
+// A CSV file of scores or of confusion matrices, in one of the forms that `semiseg diagnose --help` shows.
+class CsvReader {
+ public:
+  CsvReader(const std::string& path, std::vector<std::string> class_names) : path_(path) {
+    evidence_.class_names = std::move(class_names);
+  }
+
+  Evidence read() {
+    split();
+    const std::vector<std::string>& first = blocks_.front().front().cells;
+    if (std::all_of(first.begin(), first.end(), [](const auto& cell) { return number_in(cell).has_value(); })) {
+      if (looks_like_scores())
+        read_scores({"epoch", "miou", "mean_class_accuracy", "pixel_accuracy"});
+      else
+        read_matrices(has_epoch_column(), 1);
+    } else {
+      header_line_ = blocks_.front().front().line;
+      const std::vector<std::string> header = first;
+      blocks_.front().erase(blocks_.front().begin());
+      if (blocks_.front().empty()) blocks_.erase(blocks_.begin());
+      if (blocks_.empty()) fail(header_line_, "there is nothing below the header");
+      read_by(header);
+    }
+    std::stable_sort(evidence_.history.begin(), evidence_.history.end(),
+                     [](const EpochRecord& a, const EpochRecord& b) { return a.epoch < b.epoch; });
+    return std::move(evidence_);
+  }
+
+ private:
+  struct Row {
+    int line;
+    std::vector<std::string> cells;
+  };
+
+  [[noreturn]] void fail(int line, const std::string& problem,
+                         const std::string& hint = "see `semiseg diagnose --help`") const {
+    throw Error(ErrorKind::kData, problem, str(path_, ":", line), hint);
+  }
+
+  // Rows in blocks between blank lines. Cells are separated by what the first line has of semicolon, tab, comma, else by
+  // spaces.
+  void split() {
+    std::string text = read_file(path_);
+    if (text.rfind("\xef\xbb\xbf", 0) == 0) text.erase(0, 3);
+    char separator = 0;
+    bool open = false;
+    int line = 0;
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.find('\n', at), text.size());
+      std::string words = text.substr(at, end - at);
+      at = end + 1;
+      ++line;
+      while (!words.empty() && (words.back() == '\r' || words.back() == ' ' || words.back() == '\t')) words.pop_back();
+      if (words.empty()) {
+        open = false;
+        continue;
+      }
+      if (words[0] == '#') continue;
+      if (separator == 0) {
+        separator = ' ';
+        for (const char candidate : {',', '\t', ';'})
+          if (words.find(candidate) != std::string::npos) separator = candidate;
+      }
+      if (!open) blocks_.emplace_back();
+      open = true;
+      blocks_.back().push_back({line, cells_of(words, separator, line)});
+    }
+    if (blocks_.empty()) fail(1, "the file is empty");
+  }
+
+  std::vector<std::string> cells_of(const std::string& words, char separator, int line) const {
+    std::vector<std::string> cells(1);
+    bool quoted = false;
+    for (size_t i = 0; i < words.size(); ++i) {
+      const char c = words[i];
+      if (c == '"') {
+        if (quoted && i + 1 < words.size() && words[i + 1] == '"')
+          cells.back() += words[++i];
+        else
+          quoted = !quoted;
+      } else if (c == separator && !quoted) {
+        if (separator != ' ' || !cells.back().empty()) cells.emplace_back();
+      } else {
+        cells.back() += c;
+      }
+    }
+    if (quoted) fail(line, "a quote is not closed");
+    for (std::string& cell : cells) {
+      cell.erase(0, cell.find_first_not_of(" \t"));
+      if (const size_t last = cell.find_last_not_of(" \t"); last != std::string::npos) cell.resize(last + 1);
+    }
+    return cells;
+  }
+
+  double value(const Row& row, size_t column) const {
+    const auto number = number_in(row.cells[column]);
+    if (!number) fail(row.line, "\"" + row.cells[column] + "\" is no number");
+    return *number;
+  }
+
+  int64_t whole(const Row& row, size_t column, const char* what) const {
+    const double number = value(row, column);
+    if (number != std::floor(number) || number < 0 || number > 9e15)
+      fail(row.line, str("\"", row.cells[column], "\" is no ", what),
+           "a confusion matrix holds numbers of pixels, not shares of them; scores need a first line that names their columns");
+    return static_cast<int64_t>(number);
+  }
+
+  void require_width(const Row& row, size_t columns) const {
+    if (row.cells.size() != columns) fail(row.line, str("has ", row.cells.size(), " values, not ", columns));
+  }
+
+  void read_by(const std::vector<std::string>& header) {
+    std::vector<std::string> keys;
+    for (const std::string& name : header) keys.push_back(key_of(name));
+    const auto has = [&](const char* key) { return std::find(keys.begin(), keys.end(), key) != keys.end(); };
+    if (has("miou")) return read_scores(header);
+    if (has("label") && has("prediction") && has("count")) return read_counts(keys);
+    if (has("mean_class_accuracy") || has("pixel_accuracy")) fail(header_line_, "no column is called miou");
+    const size_t epoch_columns = keys[0] == "epoch";
+    const std::vector<std::string> names(header.begin() + static_cast<long>(epoch_columns), header.end());
+    if (evidence_.class_names.empty()) evidence_.class_names = names;
+    read_matrices(epoch_columns == 1, names.size());
+  }
+
+  // The name that a column of scores has here, for the usual ones of others.
+  static std::string key_of(const std::string& name) {
+    std::string key;
+    for (const char c : name)
+      key += c == ' ' || c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    for (const char* prefix : {"val_", "val/"})
+      if (key.rfind(prefix, 0) == 0) key.erase(0, 4);
+    static const std::map<std::string, std::string> others{{"mean_iou", "miou"},
+                                                           {"macc", "mean_class_accuracy"},
+                                                           {"mean_accuracy", "mean_class_accuracy"},
+                                                           {"class_accuracy", "mean_class_accuracy"},
+                                                           {"accuracy", "pixel_accuracy"},
+                                                           {"acc", "pixel_accuracy"},
+                                                           {"aacc", "pixel_accuracy"},
+                                                           {"overall_accuracy", "pixel_accuracy"},
+                                                           {"train_loss", "loss"}};
+    const auto found = others.find(key);
+    return found == others.end() ? key : found->second;
+  }
+
+  // --- scores ---
+
+  // Without a header: epoch and three fractions, which no confusion matrix holds.
+  bool looks_like_scores() const {
+    bool fractions = false;
+    for (const auto& block : blocks_)
+      for (const Row& row : block) {
+        if (row.cells.size() != 4) return false;
+        for (const std::string& cell : row.cells) {
+          const auto number = number_in(cell);
+          if (!number) return false;
+          fractions = fractions || *number != std::floor(*number);
+        }
+      }
+    return fractions;
+  }
+
+  void read_scores(const std::vector<std::string>& header) {
+    std::map<std::string, size_t> column;  // by key
+    std::map<std::string, std::vector<size_t>> of_class;
+    std::vector<std::string> names;
+    for (size_t i = 0; i < header.size(); ++i) {
+      if (const size_t slash = header[i].find('/'); slash != std::string::npos && key_of(header[i]) != "miou") {
+        of_class[header[i].substr(0, slash)].push_back(i);
+        if (header[i].rfind("iou/", 0) == 0) names.push_back(header[i].substr(slash + 1));
+        continue;
+      }
+      if (!column.emplace(key_of(header[i]), i).second) fail(header_line_, "two columns are called " + key_of(header[i]));
+    }
+    for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"})
+      if (!column.count(key)) fail(header_line_, str("no column is called ", key));
+    if (evidence_.class_names.empty()) evidence_.class_names = names;
+
+    std::vector<const Row*> rows;
+    double most = 0;
+    for (const auto& block : blocks_)
+      for (const Row& row : block) {
+        require_width(row, header.size());
+        if (is_absent(row.cells[column.at("miou")])) continue;  // not evaluated
+        rows.push_back(&row);
+        for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"})
+          most = std::max(most, value(row, column.at(key)));
+      }
+    if (rows.empty()) fail(header_line_, "no line has scores");
+    const double unit = most > 1 ? 100 : 1;  // percent
+    const auto fraction = [&](const Row& row, size_t at) {
+      const double number = value(row, at) / unit;
+      if (number < 0 || number > 1)
+        fail(row.line, "\"" + row.cells[at] + "\" is no " + (unit == 1 ? "fraction in 0..1" : "percentage in 0..100"));
+      return number;
+    };
+    for (const Row* row : rows) {
+      EpochRecord record;
+      record.epoch = column.count("epoch") ? whole(*row, column.at("epoch"), "number of an epoch")
+                                           : static_cast<int64_t>(evidence_.history.size()) + 1;
+      if (column.count("loss") && !is_absent(row->cells[column.at("loss")])) record.loss = value(*row, column.at("loss"));
+      Scores scores;
+      scores.miou = fraction(*row, column.at("miou"));
+      scores.mean_class_accuracy = fraction(*row, column.at("mean_class_accuracy"));
+      scores.pixel_accuracy = fraction(*row, column.at("pixel_accuracy"));
+      const auto fill = [&](const char* kind, auto* values) {
+        const auto found = of_class.find(kind);
+        if (found == of_class.end() || found->second.size() != names.size()) return;
+        for (const size_t at : found->second) {
+          if (is_absent(row->cells[at]))
+            values->emplace_back();
+          else
+            values->push_back(fraction(*row, at));
+        }
+      };
+      fill("iou", &scores.iou);
+      fill("class_accuracy", &scores.class_accuracy);
+      fill("label_share", &scores.label_share);
+      fill("prediction_share", &scores.prediction_share);
+      if (scores.label_share.size() != scores.prediction_share.size())
+        scores.label_share.clear(), scores.prediction_share.clear();
+      record.val = scores;
+      add(record, row->line);
+    }
+  }
+
+  void add(const EpochRecord& record, int line) {
+    for (const EpochRecord& other : evidence_.history)
+      if (other.epoch == record.epoch) fail(line, str("epoch ", record.epoch, " is there twice"));
+    evidence_.history.push_back(record);
+  }
+
+  // --- confusion matrices ---
+
+  // Without a header: K + 1 columns, the first of which is equal over K rows at a time and then rises.
+  bool has_epoch_column() const {
+    std::vector<std::string> first;
+    size_t columns = 0;
+    for (const auto& block : blocks_)
+      for (const Row& row : block) {
+        if (columns != 0 && row.cells.size() != columns) return false;
+        columns = row.cells.size();
+        first.push_back(row.cells[0]);
+      }
+    if (columns < 3 || first.size() % (columns - 1) != 0) return false;
+    for (size_t i = 1; i < first.size(); ++i) {
+      const double before = number_in(first[i - 1]).value_or(0), now = number_in(first[i]).value_or(0);
+      if (i % (columns - 1) == 0 ? now <= before : now != before) return false;
+    }
+    return true;
+  }
+
+  void add_matrix(int64_t epoch, const std::vector<int64_t>& counts, int line) {
+    const auto K = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(counts.size()))));
+    if (K < 2) fail(line, "a confusion matrix needs at least two classes");
+    if (!evidence_.class_names.empty() && static_cast<int64_t>(evidence_.class_names.size()) != K)
+      fail(line, str("a confusion matrix of ", K, " classes, but ", evidence_.class_names.size(), " have names"),
+           "rows are labels, columns predictions");
+    if (!evidence_.counts_KK.empty() && evidence_.counts_KK.front().size(0) != K)
+      fail(line, str("a confusion matrix of ", K, " classes after one of ", evidence_.counts_KK.front().size(0)));
+    if (std::all_of(counts.begin(), counts.end(), [](int64_t count) { return count == 0; }))
+      fail(line, "this confusion matrix counts no pixel");
+    EpochRecord record;
+    record.epoch = epoch;
+    const auto counts_KK = at::tensor(counts, at::kLong).view({K, K});
+    record.val = scores_of(counts_KK);
+    if (!evidence_.history.empty() && evidence_.history.back().epoch > epoch)
+      fail(line, str("epoch ", epoch, " comes after epoch ", evidence_.history.back().epoch));
+    add(record, line);
+    evidence_.counts_KK.push_back(counts_KK);
+  }
+
+  void read_matrices(bool with_epoch, size_t named_columns) {
+    const size_t skip = with_epoch ? 1 : 0;
+    int64_t number = 0;
+    for (const auto& block : blocks_) {
+      const size_t K = block.front().cells.size() - skip;
+      if (named_columns > 1 && K != named_columns) require_width(block.front(), named_columns + skip);
+      if (K < 2 || static_cast<int64_t>(K) > kMostClasses || block.size() % K != 0)
+        fail(block.front().line, str("a block of ", block.size(), " lines with ", block.front().cells.size(),
+                                     " values is no square confusion matrix"));
+      for (size_t top = 0; top < block.size(); top += K) {
+        std::vector<int64_t> counts;
+        const int64_t epoch = with_epoch ? whole(block[top], 0, "number of an epoch") : ++number;
+        for (size_t i = top; i < top + K; ++i) {
+          require_width(block[i], K + skip);
+          if (with_epoch && whole(block[i], 0, "number of an epoch") != epoch)
+            fail(block[i].line,
+                 str("epoch ", block[i].cells[0], " begins before the ", K, " lines of epoch ", epoch, " are complete"));
+          for (size_t c = skip; c < K + skip; ++c) counts.push_back(whole(block[i], c, "number of pixels"));
+        }
+        add_matrix(epoch, counts, block[top].line);
+      }
+    }
+  }
+
+  // Columns label, prediction and count in any order; epoch may be missing. Classes are numbers from 0, or names.
+  void read_counts(const std::vector<std::string>& keys) {
+    const auto column = [&](const char* key) {
+      return static_cast<size_t>(std::find(keys.begin(), keys.end(), key) - keys.begin());
+    };
+    const size_t label = column("label"), prediction = column("prediction"), count = column("count"), epoch = column("epoch");
+    std::vector<std::string> names = evidence_.class_names;
+    bool numbers = true;
+    for (const auto& block : blocks_)
+      for (const Row& row : block) {
+        require_width(row, keys.size());
+        numbers = numbers && number_in(row.cells[label]) && number_in(row.cells[prediction]);
+      }
+    int64_t K = static_cast<int64_t>(names.size());
+    const auto class_of = [&](const Row& row, size_t at) {
+      if (numbers) {
+        const int64_t c = whole(row, at, "number of a class");
+        if (c >= (evidence_.class_names.empty() ? kMostClasses : static_cast<int64_t>(names.size())))
+          fail(row.line, str("there is no class ", c));
+        K = std::max(K, c + 1);
+        return c;
+      }
+      const auto found = std::find(names.begin(), names.end(), row.cells[at]);
+      if (found != names.end()) return static_cast<int64_t>(found - names.begin());
+      if (!evidence_.class_names.empty()) fail(row.line, "there is no class \"" + row.cells[at] + "\"");
+      names.push_back(row.cells[at]);
+      K = static_cast<int64_t>(names.size());
+      return K - 1;
+    };
+    struct Cell {
+      int64_t label, prediction, count;
+    };
+    std::map<int64_t, std::vector<Cell>> cells;
+    std::map<int64_t, int> lines;
+    for (const auto& block : blocks_)
+      for (const Row& row : block) {
+        const int64_t when = epoch < keys.size() ? whole(row, epoch, "number of an epoch") : 1;
+        const int64_t from = class_of(row, label), to = class_of(row, prediction);
+        cells[when].push_back({from, to, whole(row, count, "number of pixels")});
+        lines.emplace(when, row.line);
+      }
+    if (!numbers) evidence_.class_names = names;
+    for (const auto& [when, of_epoch] : cells) {
+      std::vector<int64_t> counts(K * K, 0);
+      for (const Cell& cell : of_epoch) counts[cell.label * K + cell.prediction] += cell.count;
+      add_matrix(when, counts, lines.at(when));
+    }
+  }
+
+  std::string path_;
+  std::vector<std::vector<Row>> blocks_;
+  int header_line_ = 1;
+  Evidence evidence_;
+};
+
+// --- a run of semiseg ---
+
+// The names that metrics.csv, beside metrics.jsonl, has in its header; none where it cannot be read.
+std::vector<std::string> names_in_run(const std::string& dir) {
+  try {
+    return CsvReader(dir + "/metrics.csv", {}).read().class_names;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+Evidence read_run(const std::string& dir, std::vector<std::string> class_names) {
+  const std::string path = dir + "/metrics.jsonl";
+  if (!fs::is_regular_file(path))
+    throw Error(ErrorKind::kData, "no epoch of this run is finished: there is no such file", path,
+                "give a run folder of `semiseg train`, or a CSV file");
+  Evidence evidence;
+  const std::string text = read_file(path);
+  int line = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string record = text.substr(at, end - at);
+    at = end + 1;
+    ++line;
+    if (record.find_first_not_of(" \r\t") == std::string::npos) continue;
+    try {
+      evidence.history.push_back(epoch_from_json(record));
+    } catch (const Error& error) {
+      throw Error(ErrorKind::kData, error.problem(), str(path, ":", line), "the file is damaged, or not one of semiseg");
+    }
+  }
+  if (evidence.history.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", path);
+  evidence.class_names = class_names.empty() ? names_in_run(dir) : std::move(class_names);
+  if (fs::is_regular_file(dir + "/config.yaml")) {
+    try {
+      evidence.config = load_config(dir + "/config.yaml", {});
+    } catch (const Error& error) {
+      evidence.notes.push_back(
+          str("the run's settings could not be read (", error.what(), "), so advice may name what is set already"));
+    }
+  }
+  return evidence;
+}
+
+// --- folders of labels and predictions ---
+
+struct LabelFile {
+  std::string path, relative, stem, core;  // core: the stem without what data sets and programs append
+};
+
+std::string core_of(std::string stem) {
+  static const std::vector<std::string> appended{
+      "_gtFine", "_gtCoarse", "_labelTrainIds", "_labelIds",   "_leftImg8bit", "_label", "_labels",
+      "_gt",     "_mask",     "_pred",          "_prediction", "_trainIds",    "_L"};
+  for (bool again = true; again;) {
+    again = false;
+    for (const std::string& suffix : appended)
+      if (stem.size() > suffix.size() && stem.compare(stem.size() - suffix.size(), suffix.size(), suffix) == 0) {
+        stem.resize(stem.size() - suffix.size());
+        again = true;
+      }
+  }
+  return stem;
+}
+
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+std::vector<LabelFile> label_files(const std::string& dir, const std::string& flag) {
+  if (!fs::is_directory(dir)) throw Error(ErrorKind::kConfig, "\"" + dir + "\" is no folder", flag);
+  std::vector<LabelFile> files;
+  for (const auto& entry : fs::recursive_directory_iterator(dir)) {
+    const std::string extension = entry.path().extension().string(), stem = entry.path().stem().string();
+    if (!entry.is_regular_file() || (extension != ".png" && extension != ".bmp" && extension != ".tif" && extension != ".tiff"))
+      continue;
+    if (ends_with(stem, "_color") || ends_with(stem, "_instanceIds") || ends_with(stem, "_overlay")) continue;  // pictures
+    files.push_back({entry.path().string(), fs::relative(entry.path(), dir).replace_extension().string(), stem, core_of(stem)});
+  }
+  std::sort(files.begin(), files.end(), [](const LabelFile& a, const LabelFile& b) { return a.path < b.path; });
+  // Cityscapes keeps both kinds of ids side by side: the train ids are meant.
+  const auto is_double = [&](const LabelFile& file) {
+    return ends_with(file.stem, "_labelIds") && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
+             return other.core == file.core && ends_with(other.stem, "_labelTrainIds");
+           });
+  };
+  std::vector<LabelFile> kept;
+  std::copy_if(files.begin(), files.end(), std::back_inserter(kept), [&](const LabelFile& file) { return !is_double(file); });
+  if (kept.empty()) throw Error(ErrorKind::kData, "there is no label file (PNG)", dir);
+  return kept;
+}
+
+// Label and prediction of one image: by path within the folders, else by file name, else by its core; only where one fits.
+std::vector<std::pair<LabelFile, LabelFile>> pair_files(const std::vector<LabelFile>& labels,
+                                                        const std::vector<LabelFile>& predictions,
+                                                        std::vector<std::string>* unpaired) {
+  std::vector<std::map<std::string, std::vector<const LabelFile*>>> label_by(3), prediction_by(3);
+  static constexpr std::string LabelFile::*kKeys[] = {&LabelFile::relative, &LabelFile::stem, &LabelFile::core};
+  for (size_t level = 0; level < 3; ++level) {
+    for (const LabelFile& file : labels) label_by[level][file.*kKeys[level]].push_back(&file);
+    for (const LabelFile& file : predictions) prediction_by[level][file.*kKeys[level]].push_back(&file);
+  }
+  std::vector<std::pair<LabelFile, LabelFile>> pairs;
+  for (const LabelFile& prediction : predictions) {
+    const LabelFile* label = nullptr;
+    for (size_t level = 0; level < 3 && label == nullptr; ++level) {
+      const std::string& key = prediction.*kKeys[level];
+      const auto found = label_by[level].find(key);
+      if (found == label_by[level].end()) continue;
+      if (found->second.size() == 1 && prediction_by[level].at(key).size() == 1)
+        label = found->second.front();
+      else if (level == 2)
+        throw Error(ErrorKind::kData,
+                    "more than one label or prediction is called \"" + key + "\", such as " + found->second.front()->path,
+                    prediction.path, "give folders in which the pairs have equal names");
+    }
+    if (label == nullptr)
+      unpaired->push_back(prediction.path);
+    else
+      pairs.emplace_back(*label, prediction);
+  }
+  return pairs;
+}
+
+Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes_name) {
+  const auto labels = label_files(label_dir, "--labels"), predictions = label_files(prediction_dir, "--predictions");
+  std::vector<std::string> unpaired;
+  const auto pairs = pair_files(labels, predictions, &unpaired);
+  if (pairs.empty())
+    throw Error(ErrorKind::kData, "no prediction has the name of a label", predictions.front().path,
+                "a label is called, say, " + labels.front().path);
+  std::optional<ClassSet> classes;
+  if (!classes_name.empty()) classes = load_classes(classes_name, kIgnore);
+
+  Evidence evidence;
+  ConfusionMatrix matrix(256, torch::kCPU);
+  for (const auto& [label, prediction] : pairs) {
+    auto label_HW = read_label_values(label.path), prediction_HW = read_label_values(prediction.path);
+    if (label_HW.sizes() != prediction_HW.sizes())
+      throw Error(ErrorKind::kData,
+                  str("is ", prediction_HW.size(0), " x ", prediction_HW.size(1), " (H x W), its label ", label_HW.size(0),
+                      " x ", label_HW.size(1)),
+                  prediction.path, "compare predictions at the labels' size: " + label.path);
+    if (classes) {
+      const auto map = [&](const Tensor& values_HW, const LabelFile& file) {
+        const bool label_ids = ends_with(file.stem, "_labelIds") && !classes->label_ids.empty();
+        return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
+      };
+      label_HW = map(label_HW, label);
+      prediction_HW = map(prediction_HW, prediction);
+    }
+    matrix.add(prediction_HW, label_HW);
+  }
+  auto counts_KK = matrix.counts();
+  counts_KK.select(0, kIgnore).zero_();
+  const int64_t unpredicted = counts_KK.select(1, kIgnore).sum().item<int64_t>();
+  counts_KK.select(1, kIgnore).zero_();
+  const auto occurs_K = counts_KK.sum(0).add(counts_KK.sum(1)).gt(0);
+  int64_t K = classes ? classes->size() : 0;
+  for (int64_t c = 0; c < kIgnore; ++c)
+    if (occurs_K[c].item<bool>()) K = std::max(K, c + 1);
+  if (counts_KK.sum().item<int64_t>() == 0)
+    throw Error(ErrorKind::kData, "the labels and predictions have no pixel in common that counts", label_dir);
+  counts_KK = counts_KK.narrow(0, 0, K).narrow(1, 0, K).contiguous();
+
+  EpochRecord record;
+  record.epoch = 1;
+  record.val = scores_of(counts_KK);
+  evidence.history = {record};
+  evidence.counts_KK = {counts_KK};
+  if (classes) evidence.class_names = classes->names;
+  evidence.notes.push_back(str(pairs.size(), " pairs of labels and predictions"));
+  if (!unpaired.empty())
+    evidence.notes.push_back(str(unpaired.size(), " predictions have no label, such as ", unpaired.front()));
+  if (labels.size() > pairs.size()) evidence.notes.push_back(str(labels.size() - pairs.size(), " labels have no prediction"));
+  if (unpredicted > 0)
+    evidence.notes.push_back(str(unpredicted, " labelled pixels are 255 in the predictions and not counted"));
+  return evidence;
+}
+
+// --- what is printed ---
+
+// Paragraphs of a width that is read at ease; a paragraph's further lines are indented.
+void print_wrapped(const std::string& text, const std::string& first, const std::string& indent) {
+  constexpr size_t kWidth = 110;
+  std::string line = first;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = std::min(text.find(' ', at), text.size());
+    if (end + 1 < text.size() && text[end + 1] == '%') end = std::min(text.find(' ', end + 1), text.size());  // "24.59 %"
+    const std::string word = text.substr(at, end - at);
+    if (line.size() > indent.size() && line.size() + word.size() + 1 > kWidth) {
+      std::printf("%s\n", line.c_str());
+      line = indent;
+    }
+    line += (line.empty() || line.back() == ' ' ? "" : " ") + word;
+    at = end + 1;
+  }
+  std::printf("%s\n", line.c_str());
+}
+
+void print_epochs(const std::vector<EpochRecord>& history) {
+  constexpr size_t kMostLines = 12;
+  std::vector<const EpochRecord*> shown;
+  for (const EpochRecord& record : history)
+    if (record.val) shown.push_back(&record);
+  const size_t all = shown.size();
+  if (all > kMostLines) {  // evenly spread, first, best and last among them
+    const auto best =
+        *std::max_element(shown.begin(), shown.end(), [](const auto* a, const auto* b) { return a->val->miou < b->val->miou; });
+    std::vector<const EpochRecord*> some;
+    for (size_t i = 0; i < all; ++i)
+      if (i % ((all + kMostLines - 2) / (kMostLines - 1)) == 0 || i + 1 == all || shown[i] == best) some.push_back(shown[i]);
+    shown = some;
+  }
+  std::printf("%6s %8s %20s %15s %8s\n", "epoch", "mIoU", "mean class accuracy", "pixel accuracy", "loss");
+  for (const EpochRecord* r : shown) {
+    std::printf("%6lld %8.2f %20.2f %15.2f", static_cast<long long>(r->epoch), 100 * r->val->miou,
+                100 * r->val->mean_class_accuracy, 100 * r->val->pixel_accuracy);
+    if (r->loss > 0) std::printf(" %8.3f", r->loss);
+    std::printf("\n");
+  }
+  if (shown.size() < all) std::printf("(%zu of %zu epochs with scores)\n", shown.size(), all);
+}
+
+void print(const Evidence& evidence, const Diagnosis& diagnosis) {
+  for (const std::string& note : evidence.notes) print_wrapped(note, "note: ", "  ");
+  print_epochs(evidence.history);
+  std::printf("\n");
+  for (const Alarm& finding : diagnosis.findings) print_wrapped(finding.message, "- ", "  ");
+  if (diagnosis.settings.empty()) {
+    std::printf("\nNothing needs to be set.\n");
+    return;
+  }
+  std::printf("\nWhat to set, the most fitting first, one at a time:\n");
+  for (const Setting& s : diagnosis.settings) {
+    std::printf("  %s\n", s.assignment.c_str());
+    print_wrapped((s.now.empty() ? "" : "now " + s.now + "; ") + s.reason, "      ", "      ");
+  }
+}
+
+std::string to_json(const Evidence& evidence, const Diagnosis& diagnosis) {
+  using Json = nlohmann::ordered_json;
+  Json epochs = Json::array(), findings = Json::array(), settings = Json::array();
+  for (const EpochRecord& r : evidence.history)
+    if (r.val) {
+      Json epoch = {{"epoch", r.epoch}};
+      epoch["val"] = Json::parse(semiseg::to_json(*r.val));
+      epochs.push_back(epoch);
+    }
+  for (const Alarm& f : diagnosis.findings)
+    findings.push_back({{"kind", f.kind}, {"message", f.message}, {"classes", f.classes}});
+  for (const Setting& s : diagnosis.settings)
+    settings.push_back({{"set", s.assignment}, {"now", s.now.empty() ? Json(nullptr) : Json(s.now)}, {"reason", s.reason}});
+  return Json{{"epochs", epochs}, {"findings", findings}, {"settings", settings}, {"notes", evidence.notes}}.dump(2) + "\n";
+}
+
+Evidence gather(const Arguments& arguments) {
+  const std::string classes = arguments.has("classes") ? arguments.get("classes") : "";
+  if (arguments.has("labels") != arguments.has("predictions"))
+    throw Error(ErrorKind::kConfig, "--labels and --predictions go together", "", "see `semiseg diagnose --help`");
+  if (arguments.has("labels") == !arguments.positional.empty())
+    throw Error(ErrorKind::kConfig,
+                arguments.positional.empty() ? "there is nothing to diagnose" : "a run or a file goes without --labels", "",
+                "give a run folder, a CSV file, or --labels DIR --predictions DIR");
+  if (arguments.has("labels")) return read_folders(arguments.get("labels"), arguments.get("predictions"), classes);
+  const std::string& path = arguments.positional[0];
+  std::vector<std::string> names = classes.empty() ? std::vector<std::string>{} : load_classes(classes, kIgnore).names;
+  if (fs::is_directory(path)) return read_run(path, names);
+  if (!fs::is_regular_file(path)) throw Error(ErrorKind::kConfig, "there is no such run or file", path);
+  return CsvReader(path, names).read();
+}
+
+int run(const Arguments& arguments) {
+  const Evidence evidence = gather(arguments);
+  if (std::none_of(evidence.history.begin(), evidence.history.end(), [](const EpochRecord& r) { return r.val.has_value(); }))
+    throw Error(ErrorKind::kData, "no epoch of this run was evaluated yet", arguments.positional.at(0), "see eval.every");
+  HealthContext context;
+  context.class_names = evidence.class_names;
+  if (evidence.config) context.config = &*evidence.config;
+  const Diagnosis diagnosis = diagnose(evidence.history, evidence.counts_KK, context);
+  print(evidence, diagnosis);
+  if (arguments.has("json")) write_file(arguments.get("json"), to_json(evidence, diagnosis));
+  return 0;
+}
+
+const bool kRegistered = add_command({
+    .name = "diagnose",
+    .synopsis = "RUN | FILE.csv | --labels DIR --predictions DIR  [--classes PRESET|FILE] [--json FILE]",
+    .summary = "says why mIoU moved as it did, and what to set",
+    .details = R"(RUN is a run folder of semiseg, finished or not. Runs of other programs:
+
+FILE.csv of scores, a line per epoch, columns in any order, as fractions or percent; loss may be left out:
+  epoch,miou,mean_class_accuracy,pixel_accuracy,loss
+  1,0.2459,0.3714,0.8059,3.078
+
+FILE.csv of confusion matrices, in pixels, rows are labels, columns predictions, one of:
+  K lines of K numbers per epoch, the next epoch below or after a blank line; a first line may name the classes
+  the same with the epoch's number in front of each line; a first line is then epoch,NAME,NAME,...
+  epoch,label,prediction,count as the first line, then a line per cell; classes are numbers from 0 or names
+
+Folders of label PNGs, paired by file name; endings such as _gtFine_labelTrainIds, _leftImg8bit or _pred do not matter. Without
+--classes every value is a class, but 255 in the labels.
+
+examples:
+  semiseg diagnose runs/first
+  semiseg diagnose epochs.csv --classes cityscapes
+  semiseg diagnose --labels gtFine/val --predictions out --classes cityscapes --json diagnosis.json)",
+    .flags = {{"labels", "DIR", "label PNGs"},
+              {"predictions", "DIR", "prediction PNGs of the same images"},
+              {"classes", "PRESET|FILE", "names of the classes, and their values in label PNGs"},
+              {"json", "FILE", "write the findings as JSON"}},
+    .min_positional = 0,
+    .max_positional = 1,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg

@@ -1,0 +1,583 @@
+#include "semiseg/health.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "commands/command.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+#include "semiseg/model.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+using History = std::vector<EpochRecord>;
+
+// The forum thread's four epochs: mIoU, mean class accuracy, pixel accuracy (discuss.pytorch.org/t/173656).
+constexpr double kThread[][3] = {{.2459, .3714, .8059}, {.2322, .3008, .8323}, {.2302, .2959, .8435}, {.2173, .2842, .8490}};
+
+// Three epochs' confusion matrices of road, pole and rider, 80, 10 and 10 labelled pixels: pole goes over to road. mIoU .6226,
+// .6168, .5565; pixel accuracy .84, .87, .88.
+const std::vector<std::vector<int64_t>> kCounts{
+    {66, 8, 6, 1, 9, 0, 1, 0, 9}, {74, 3, 3, 5, 5, 0, 2, 0, 8}, {80, 0, 0, 9, 1, 0, 3, 0, 7}};
+
+EpochRecord scored(int64_t epoch, double miou, double class_accuracy, double accuracy) {
+  EpochRecord record;
+  record.epoch = epoch;
+  record.val = Scores{miou, class_accuracy, accuracy, {}, {}, {}, {}};
+  return record;
+}
+
+// Epochs by mIoU and accuracy; the mean class accuracy follows mIoU.
+History series(const std::vector<std::pair<double, double>>& scores) {
+  History history;
+  for (const auto& [miou, accuracy] : scores)
+    history.push_back(scored(static_cast<int64_t>(history.size()) + 1, miou, miou + 0.1, accuracy));
+  return history;
+}
+
+std::vector<std::string> kinds(const History& history, const HealthContext& context = {}) {
+  std::vector<std::string> found;
+  for (const Alarm& alarm : find_alarms(history, context)) found.push_back(alarm.kind);
+  return found;
+}
+
+bool has(const std::vector<std::string>& words, const std::string& word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+Alarm only(const History& history, const HealthContext& context) {
+  const auto alarms = find_alarms(history, context);
+  EXPECT_EQ(alarms.size(), 1u);
+  return alarms.empty() ? Alarm{} : alarms[0];
+}
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+#define EXPECT_HAS_NOT(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
+
+// Scores of a confusion matrix written row by row.
+EpochRecord counted(int64_t epoch, const std::vector<int64_t>& counts, int64_t K) {
+  EpochRecord record;
+  record.epoch = epoch;
+  record.val = scores_of(at::tensor(counts, at::kLong).view({K, K}));
+  return record;
+}
+
+TEST(MiouFalls, FiresForTheThreadInItsThirdEpochAndLasts) {
+  History history;
+  for (const auto& [miou, class_accuracy, accuracy] : kThread) {
+    history.push_back(scored(static_cast<int64_t>(history.size()) + 1, miou, class_accuracy, accuracy));
+    EXPECT_EQ(has(kinds(history), "miou_falls"), history.size() >= 3) << history.size();
+  }
+  const std::string message = only(history, {}).message;
+  EXPECT_HAS(message, "mIoU fell from 24.59 % (epoch 1) to 21.73 % (epoch 4)");
+  EXPECT_HAS(message, "pixel accuracy rose from 80.59 % to 84.90 %");
+  EXPECT_HAS(message, "loss.class_weights=enet");
+}
+
+TEST(MiouFalls, IsSilentOnHealthyRuns) {
+  const std::vector<std::vector<std::pair<double, double>>> healthy{
+      {{.2, .6}, {.25, .65}, {.24, .66}, {.28, .68}, {.27, .7}, {.3, .72}, {.31, .73}},  // dips of one epoch
+      {{.2, .6}, {.3, .7}, {.28, .71}, {.31, .72}, {.33, .73}, {.31, .74}, {.34, .75}},
+      {{.5, .8}, {.499, .801}, {.498, .802}, {.497, .803}},  // less than clear
+      {{.5, .85}, {.45, .84}, {.4, .8}, {.3, .7}},           // accuracy falls, too: another illness
+      {{.4, .8}, {.43, .8}, {.39, .8}, {.42, .8}, {.38, .8}, {.44, .8}, {.41, .81}, {.39, .82}},  // as much as its usual noise
+  };
+  for (const auto& scores : healthy)
+    for (size_t n = 1; n <= scores.size(); ++n)
+      EXPECT_FALSE(has(kinds(series({scores.begin(), scores.begin() + static_cast<long>(n)})), "miou_falls"))
+          << scores[0].first << " " << n;
+}
+
+TEST(MiouFalls, NoiseOnAPlateauStaysSilent) {
+  // A rise to a plateau with noise of a point in mIoU and, on its own, of a quarter point in accuracy.
+  uint64_t state = 1;
+  const auto noise = [&] {
+    double sum = 0;
+    for (int i = 0; i < 12; ++i) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      sum += static_cast<double>(state >> 40) / static_cast<double>(1 << 24) - 0.5;
+    }
+    return sum;
+  };
+  int fired = 0;
+  for (int run = 0; run < 40; ++run) {
+    History history;
+    for (int epoch = 0; epoch < 60; ++epoch) {
+      const double grown = 1 - std::exp(-epoch / 8.0);
+      history.push_back(scored(epoch + 1, .2 + .4 * grown + .01 * noise(), .3 + .4 * grown + .01 * noise(),
+                               .6 + .25 * grown + .0025 * noise()));
+      fired += has(kinds(history), "miou_falls");
+    }
+  }
+  EXPECT_LE(fired, 40 * 60 / 100);  // one epoch in a hundred
+}
+
+TEST(MiouFalls, SeesAnEarlyPeakAndADeclineWithUpsAndDowns) {
+  const std::vector<std::pair<double, double>> decline{{.30, .70}, {.42, .78}, {.43, .79}, {.42, .79}, {.43, .80},
+                                                       {.41, .81}, {.42, .81}, {.40, .82}, {.41, .82}, {.38, .83},
+                                                       {.39, .83}, {.37, .84}, {.38, .84}};
+  EXPECT_FALSE(has(kinds(series({decline.begin(), decline.begin() + 5})), "miou_falls"));
+  const auto history = series(decline);
+  const Alarm alarm = only(history, {});
+  EXPECT_EQ(alarm.kind, "miou_falls");
+  EXPECT_HAS(alarm.message, "43.00 % (epoch 5) to 38.00 % (epoch 13)");
+  // It ends when mIoU is back.
+  auto recovered = decline;
+  recovered.push_back({.44, .85});
+  EXPECT_FALSE(has(kinds(series(recovered)), "miou_falls"));
+}
+
+TEST(MiouFalls, AFallOfASixthIsSeenAtOnce) {
+  EXPECT_TRUE(has(kinds(series({{.5, .8}, {.59, .82}, {.22, .84}})), "miou_falls"));
+}
+
+TEST(MiouFalls, EpochsWithoutScoresAreLeftOutAndCarryNoAlarm) {
+  History history;
+  for (const auto& [miou, class_accuracy, accuracy] : kThread) {
+    history.push_back(scored(static_cast<int64_t>(history.size()) + 1, miou, class_accuracy, accuracy));
+    EXPECT_EQ(has(kinds(history), "miou_falls"), history.size() >= 5);
+    history.emplace_back();
+    history.back().epoch = static_cast<int64_t>(history.size());
+    EXPECT_TRUE(kinds(history).empty());
+  }
+}
+
+TEST(MiouFalls, NamesTheClassesThatLoseAndGain) {
+  HealthContext context{{"road", "pole", "rider"}, {}, nullptr};
+  const History history{counted(1, kCounts[0], 3), counted(2, kCounts[1], 3), counted(3, kCounts[2], 3)};
+  const Alarm alarm = only(history, context);
+  EXPECT_EQ(alarm.kind, "miou_falls");
+  EXPECT_EQ(alarm.classes, std::vector<std::string>{"pole"});
+  EXPECT_HAS(alarm.message, "pole 50.00 % -> 10.00 %");  // 9 / 18, 1 / 10
+  EXPECT_HAS(alarm.message, "road on 68.00 % -> 92.00 % of the pixels (labelled 80.00 %)");
+}
+
+// Shares of a run of two classes and more: labelled and predicted, without IoU.
+EpochRecord shares(int64_t epoch, std::vector<double> labelled, std::vector<double> predicted) {
+  EpochRecord record = scored(epoch, .5, .5, .5);
+  record.val->label_share = std::move(labelled);
+  record.val->prediction_share = std::move(predicted);
+  return record;
+}
+
+TEST(ClassVanished, OnceItWasPredictedOrAfterTheFirstEpochs) {
+  const HealthContext context{{"road", "pole"}, {}, nullptr};
+  const auto present = shares(1, {.98, .02}, {.985, .015}), absent = shares(2, {.98, .02}, {.9999, .0001});
+  const Alarm alarm = only({present, absent}, context);
+  EXPECT_EQ(alarm.kind, "class_vanished");
+  EXPECT_EQ(alarm.classes, std::vector<std::string>{"pole"});
+  EXPECT_HAS(alarm.message, "pole (labelled 2.00 %, predicted 0.01 %, was 1.50 % in epoch 1)");
+
+  History never;
+  for (int64_t epoch = 1; epoch <= 6; ++epoch) {
+    never.push_back(absent);
+    EXPECT_EQ(has(kinds(never, context), "class_vanished"), epoch >= 5) << epoch;
+  }
+  EXPECT_TRUE(kinds({present, present}, context).empty());
+  EXPECT_TRUE(kinds({shares(1, {1, 0}, {.9, .1}), shares(2, {1, 0}, {1, 0})}, context).empty());  // it has no labels
+  // It cannot be learned: no_labelled_pixel has said so.
+  const HealthContext unlabelled{{"road", "pole"}, {1, 0}, nullptr};
+  EXPECT_TRUE(kinds({present, absent}, unlabelled).empty());
+}
+
+TEST(ClassTakesOver, WhenFarMoreIsPredictedThanLabelled) {
+  const HealthContext context{{"background", "flood"}, {}, nullptr};
+  struct Case {
+    double labelled, predicted;
+    bool fires;
+  };
+  for (const Case& c : {Case{.3, .55, false}, Case{.3, .61, true}, Case{.05, .2, false}, Case{.6, .99, true},
+                        Case{.6, .79, false}, Case{.6, .81, true}}) {
+    const auto well = shares(1, {c.labelled, 1 - c.labelled}, {c.labelled, 1 - c.labelled});
+    const auto now = shares(2, {c.labelled, 1 - c.labelled}, {c.predicted, 1 - c.predicted});
+    EXPECT_EQ(has(kinds({well, now}, context), "class_takes_over"), c.fires) << c.labelled << " " << c.predicted;
+    EXPECT_FALSE(has(kinds({now, now}, context), "class_takes_over"));
+    EXPECT_EQ(has(kinds({now, now, now}, context), "class_takes_over"), c.fires);
+  }
+  const History history{shares(1, {.6, .4}, {.6, .4}), shares(2, {.6, .4}, {.99, .01})};
+  const auto alarms = find_alarms(history, context);
+  ASSERT_FALSE(alarms.empty());
+  EXPECT_EQ(alarms[0].classes, std::vector<std::string>{"background"});
+  EXPECT_HAS(alarms[0].message, "background is predicted on 99.00 % of the pixels but labelled on 60.00 %");
+  EXPECT_HAS(alarms[0].message, "it takes the pixels of flood");
+}
+
+EpochRecord pseudo(int64_t epoch, double accepted, std::vector<double> share) {
+  EpochRecord record;
+  record.epoch = epoch;
+  record.pseudo = PseudoScores{};
+  record.pseudo->accepted = accepted;
+  record.pseudo->accepted_by_class.assign(share.size(), accepted);
+  record.pseudo->share = std::move(share);
+  return record;
+}
+
+Config semi_config(const std::string& method, double threshold) {
+  Config config;
+  config.semi.method = method;
+  config.semi.threshold.value = threshold;
+  return config;
+}
+
+TEST(PseudoVanished, AgainstTheLabelledShare) {
+  const Config config = semi_config("fixmatch", 0.95);
+  const HealthContext context{{"road", "pole"}, {.97, .03}, &config};
+  const History history{pseudo(1, .5, {.98, .02}), pseudo(2, .5, {1, 0})};
+  const Alarm alarm = only(history, context);
+  EXPECT_EQ(alarm.kind, "pseudo_vanished");
+  EXPECT_EQ(alarm.classes, std::vector<std::string>{"pole"});
+  EXPECT_HAS(
+      alarm.message,
+      "pole (labelled 3.00 %, pseudo-labels 0.00 %, was 2.00 % in epoch 1; 50.00 % of what is predicted as it is accepted)");
+  EXPECT_HAS(alarm.message, "set semi.threshold='{kind: class_adaptive}' (now 0.95)");
+  EXPECT_TRUE(kinds({pseudo(1, .5, {1, 0}), pseudo(2, .5, {1, 0})}, context).empty());  // the first epochs
+  Config burning = config;
+  burning.semi.burn_in_epochs = 2;
+  EXPECT_TRUE(kinds(history, {{"road", "pole"}, {.97, .03}, &burning}).empty());
+}
+
+TEST(AcceptanceStuck, ThreeEpochsInARowAndOnlyWithAThreshold) {
+  const auto run = [](double accepted) {
+    return History{pseudo(1, accepted, {.9, .1}), pseudo(2, accepted, {.9, .1}), pseudo(3, accepted, {.9, .1})};
+  };
+  struct Case {
+    const char* method;
+    double threshold, accepted;
+    bool fires;
+  };
+  for (const Case& c : {Case{"fixmatch", .95, .004, true}, Case{"fixmatch", .95, .006, false},
+                        Case{"fixmatch", .95, .996, true}, Case{"fixmatch", .95, .99, false}, Case{"fixmatch", 0, 1, false},
+                        Case{"mean_teacher", .95, 1, false}, Case{"retrain", .95, 1, false}}) {
+    const Config config = semi_config(c.method, c.threshold);
+    const HealthContext context{{"road", "pole"}, {.9, .1}, &config};
+    EXPECT_EQ(has(kinds(run(c.accepted), context), "acceptance_stuck"), c.fires)
+        << c.method << c.threshold << " " << c.accepted;
+    auto two = run(c.accepted);
+    two.front().pseudo->accepted = .5;
+    EXPECT_FALSE(has(kinds(two, context), "acceptance_stuck"));
+  }
+  EXPECT_TRUE(has(kinds(run(.999)), "acceptance_stuck"));  // settings not known
+  EXPECT_FALSE(has(kinds(run(1)), "acceptance_stuck"));    // no threshold
+  const Config config = semi_config("fixmatch", .95);
+  const std::string message = find_alarms(run(0), {{}, {}, &config}).at(0).message;
+  EXPECT_HAS(message, "semi.threshold=0.76 (now 0.95)");
+}
+
+TEST(NoLabelledPixel, InTheFirstEpochOnly) {
+  const HealthContext context{{"road", "train"}, {1, 0}, nullptr};
+  const Alarm alarm = only({shares(1, {.9, .1}, {1, 0})}, context);
+  EXPECT_EQ(alarm.kind, "no_labelled_pixel");
+  EXPECT_EQ(alarm.classes, std::vector<std::string>{"train"});
+  EXPECT_HAS(alarm.message, "the validation labels hold train");
+  EXPECT_TRUE(kinds({shares(1, {.9, .1}, {1, 0}), shares(2, {.9, .1}, {1, 0})}, context).empty());
+  EXPECT_EQ(only({EpochRecord{}}, context).kind, "no_labelled_pixel");  // nothing evaluated
+}
+
+TEST(Advice, NamesOnlyWhatTheMethodReadsAndWhatIsNotSetYet) {
+  const History history = series({{.2459, .8059}, {.2322, .8323}, {.2302, .8435}});
+  Config config = semi_config("supervised", .95);
+  std::string message = only(history, {{}, {}, &config}).message;
+  EXPECT_HAS(message, "set loss.class_weights=enet (now none) or sampler.rare_class_temperature=0.01 (now 0");
+  EXPECT_HAS_NOT(message, "semi.");
+  config = semi_config("pseudo_label", 0);
+  config.semi.weight = 4;
+  config.loss.class_weights = "enet";
+  message = only(history, {{}, {}, &config}).message;
+  EXPECT_HAS(message, "set semi.threshold=0.95 (now 0), ");
+  EXPECT_HAS(message, "semi.class_weights=true");
+  EXPECT_HAS_NOT(message, "loss.class_weights=enet");
+}
+
+TEST(IsNews, WhenItBeginsOrItsClassesChange) {
+  const Alarm alarm{"class_vanished", "", {"pole"}};
+  EpochRecord with = shares(1, {1}, {1}), without = with, unevaluated;
+  with.alarms = {alarm};
+  EXPECT_TRUE(is_news(alarm, {with}));
+  EXPECT_FALSE(is_news(alarm, {with, with}));
+  EXPECT_FALSE(is_news(alarm, {with, unevaluated, with}));
+  EXPECT_TRUE(is_news(alarm, {with, without, with}));
+  EXPECT_TRUE(is_news({"class_vanished", "", {"pole", "rider"}}, {with, with}));
+  EXPECT_TRUE(is_news({"pseudo_vanished", "", {"pole"}}, {with, with}));
+}
+
+TEST(FindAlarms, NeedsNothing) {
+  EXPECT_TRUE(find_alarms({}, {}).empty());
+  EXPECT_TRUE(kinds({EpochRecord{}, EpochRecord{}, EpochRecord{}}).empty());
+}
+
+// Twenty unlabelled pictures, each of one grey.
+class GreyImages : public Dataset {
+ public:
+  int64_t size(Split split) const override { return split == Split::kUnlabeled ? 20 : 0; }
+  Sample get(Split, int64_t index) const override {
+    asked.push_back(index);
+    return {at::full({50, 40, 3}, index * 10, at::kByte), {}, std::to_string(index)};
+  }
+  Tensor label(Split, int64_t) const override { return {}; }
+  std::string id(Split, int64_t index) const override { return std::to_string(index); }
+  const ClassSet& classes() const override { return classes_; }
+
+  mutable std::vector<int64_t> asked;
+
+ private:
+  ClassSet classes_;
+};
+
+TEST(MeasureAgreement, ComparesWithTheEpochBefore) {
+  ModelConfig model;
+  model.backbone = "resnet18";
+  const auto network = make_segmenter(model, 3, 1);
+  EvalOptions options;
+  options.mean = {.5, .5, .5};
+  options.std = {.25, .25, .25};
+  const GreyImages data;
+  std::map<std::string, Tensor> probe;
+  PseudoScores first, second, third;
+  measure_agreement(*network, data, options, &probe, &first);
+  EXPECT_FALSE(first.agreement);
+  EXPECT_EQ(probe.size(), 16u);
+  EXPECT_EQ(data.asked.front(), 0);
+  EXPECT_EQ(data.asked.back(), 18);
+  EXPECT_EQ(probe.at("18").sizes(), at::IntArrayRef({13, 10}));  // ceil(50 / 4), ceil(40 / 4)
+  EXPECT_EQ(probe.at("18").scalar_type(), at::kByte);
+  EXPECT_TRUE(network->is_training());
+
+  measure_agreement(*network, data, options, &probe, &second);
+  EXPECT_EQ(second.agreement, 1.0);
+
+  // By hand: of all predictions before, one picture's were another class.
+  for (auto& [name, class_hw] : probe) class_hw = at::zeros_like(class_hw);
+  for (auto& parameter : network->parameters()) parameter.detach().zero_();  // all logits are equal: class 0 everywhere
+  probe.at("0").fill_(2);
+  measure_agreement(*network, data, options, &probe, &third);
+  EXPECT_DOUBLE_EQ(*third.agreement, 15.0 / 16);
+  ASSERT_EQ(third.agreement_by_class.size(), 3u);
+  EXPECT_EQ(third.agreement_by_class[0], 1.0);
+  EXPECT_FALSE(third.agreement_by_class[1]);
+  EXPECT_EQ(third.agreement_by_class[2], 0.0);
+}
+
+// --- diagnose ---
+
+std::string all_text(const Diagnosis& diagnosis) {
+  std::string text;
+  for (const Alarm& finding : diagnosis.findings) text += finding.kind + ": " + finding.message + "\n";
+  for (const Setting& setting : diagnosis.settings) text += setting.assignment + "\n";
+  return text;
+}
+
+TEST(Diagnose, SaysWhichClassSwallowedWhich) {
+  History history;
+  std::vector<Tensor> counts_KK;
+  for (const auto& c : {kCounts[0], kCounts[2]}) {
+    history.push_back(counted(static_cast<int64_t>(history.size()) + 1, c, 3));
+    counts_KK.push_back(at::tensor(c, at::kLong).view({3, 3}));
+  }
+  const std::string text = all_text(diagnose(history, counts_KK, {{"road", "pole", "rider"}, {}, nullptr}));
+  EXPECT_HAS(text, "IoU fell most of pole 50.00 % -> 10.00 % (10.00 % of the labelled pixels)");
+  // .8 x (1 - .825) and .1 x (.7 - .9); (.1 - .5) / 3
+  EXPECT_HAS(text, "rider and road bring +12.00 of the +4.00 points of pixel accuracy; pole brings -13.33 of the -6.59 points");
+  EXPECT_HAS(text, "pole is predicted as road in 90 % of its pixels (10 % in epoch 1)");
+  EXPECT_HAS(text, "pole is labelled on 10.00 % of the pixels and predicted on 1.00 % (epoch 1: 17.00 %)");
+  EXPECT_HAS(text, "loss.class_weights=enet");
+}
+
+TEST(Diagnose, TellsOtherMovementsApart) {
+  const auto text_of = [](const std::vector<std::pair<double, double>>& scores) {
+    return all_text(diagnose(series(scores), {}, {}));
+  };
+  EXPECT_HAS(text_of({{.3, .7}, {.4, .8}}), "nothing is wrong");
+  EXPECT_HAS_NOT(text_of({{.3, .7}, {.4, .8}}), "class_weights");
+  EXPECT_HAS(text_of({{.4, .8}, {.3, .6}}), "a network that gets worse");
+  EXPECT_HAS(text_of({{.4, .8}, {.3, .6}}), "optim.lr");
+  EXPECT_HAS(text_of({{.3, .8}, {.4, .7}}), "at the price of pixel accuracy");
+  EXPECT_HAS(text_of({{.4, .8}, {.401, .8}}), "less than what would be clear");
+  EXPECT_HAS(text_of({{.4, .8}}), "no movement to explain");
+}
+
+class DiagnoseCommand : public testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = testing::TempDir() + "/diagnose_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    fs::remove_all(dir_);
+    make_folders(dir_);
+  }
+
+  struct Outcome {
+    int code;
+    std::string output;  // what the program prints, in one line
+  };
+  // As the program does it, but in this process; $DIR stands for the test's folder.
+  Outcome semiseg(const std::string& words) const {
+    std::vector<std::string> command{"diagnose"};
+    std::istringstream stream(words);
+    for (std::string word; stream >> word;) {
+      if (word.rfind("$DIR", 0) == 0) word.replace(0, 4, dir_);
+      command.push_back(word);
+    }
+    Outcome outcome{0, ""};
+    testing::internal::CaptureStdout();
+    std::string error_text;
+    try {
+      outcome.code = run_command_line(command);
+    } catch (const Error& error) {
+      outcome.code = error.exit_code();
+      error_text = error.what();
+    }
+    std::istringstream lines(testing::internal::GetCapturedStdout() + error_text);
+    for (std::string word; lines >> word;) outcome.output += (outcome.output.empty() ? "" : " ") + word;
+    return outcome;
+  }
+  void file(const std::string& name, const std::string& text) const { write_file(dir_ + "/" + name, text); }
+  nlohmann::json json(const std::string& name) const { return nlohmann::json::parse(read_file(dir_ + "/" + name)); }
+
+  std::string dir_;
+};
+
+TEST_F(DiagnoseCommand, ExplainsTheThread) {
+  const char* rows[] = {"1,.2459,.3714,.8059", "2,.2322,.3008,.8323", "3,.2302,.2959,.8435", "4,.2173,.2842,.8490"};
+  std::string with_header = "epoch,miou,mean_class_accuracy,pixel_accuracy\n", without,
+              shuffled = "accuracy;CE;mIoU;Mean Accuracy;epoch\r\n";
+  for (const char* row : rows) with_header += std::string(row) + "\n", without += std::string(row) + "\n";
+  shuffled +=
+      "80.59;3.078;24.59;37.14;1\r\n83.23;2.740;23.22;30.08;2\r\n84.35;2.547;23.02;29.59;3\r\n84.90;2.501;21.73;28.42;4\r\n";
+  file("a.csv", with_header);
+  file("b.csv", without);
+  file("c.csv", shuffled);
+  for (const char* name : {"a.csv", "b.csv", "c.csv"}) {
+    const Outcome outcome = semiseg("$DIR/" + std::string(name) + " --json $DIR/out.json");
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_HAS(outcome.output, "mIoU falls from 24.59 % to 21.73 % while pixel accuracy rises from 80.59 % to 84.90 %");
+    EXPECT_HAS(outcome.output, "pixel accuracy weighs every pixel alike");
+    EXPECT_HAS(outcome.output, "rare classes starve");
+    EXPECT_HAS(outcome.output, "loss.class_weights=enet");
+    EXPECT_HAS(outcome.output, "alarm miou_falls (2 epochs, 3 to 4)");
+    const auto written = json("out.json");
+    EXPECT_EQ(written["findings"][0]["kind"], "movement");
+    EXPECT_EQ(written["settings"][0]["set"], "loss.class_weights=enet");
+    EXPECT_EQ(written["epochs"].size(), 4u);
+  }
+}
+
+TEST_F(DiagnoseCommand, ReadsConfusionMatricesInEveryForm) {
+  const std::string forms[] = {
+      "8 0\n1 1\n\n9 0\n2 0\n",                                                       // numpy.savetxt
+      "8,0\n1,1\n9,0\n2,0\n",                                                         // one below the other
+      "road,pole\n8,0\n1,1\n\n9,0\n2,0\n",                                            // names
+      "epoch,road,pole\n1,8,0\n1,1,1\n2,9,0\n2,2,0\n",                                // epochs and names
+      "1,8,0\n1,1,1\n2,9,0\n2,2,0\n",                                                 // epochs
+      "epoch,label,prediction,count\n1,0,0,8\n1,1,0,1\n1,1,1,1\n2,0,0,9\n2,1,0,2\n",  // cells
+      "count\tprediction\tlabel\tepoch\n8\troad\troad\t1\n1\troad\tpole\t1\n1\tpole\tpole\t1\n9\troad\troad\t2\n2\troad\tpole\t"
+      "2\n",
+  };
+  for (const std::string& form : forms) {
+    file("m.csv", form);
+    const Outcome outcome = semiseg("$DIR/m.csv --json $DIR/out.json");
+    ASSERT_EQ(outcome.code, 0) << form << outcome.output;
+    const auto epochs = json("out.json")["epochs"];
+    ASSERT_EQ(epochs.size(), 2u) << form;
+    EXPECT_DOUBLE_EQ(epochs[0]["val"]["iou"][0], 8.0 / 9) << form;
+    EXPECT_DOUBLE_EQ(epochs[0]["val"]["iou"][1], 1.0 / 2) << form;
+    EXPECT_DOUBLE_EQ(epochs[1]["val"]["pixel_accuracy"], 9.0 / 11) << form;
+    EXPECT_HAS(outcome.output, form.find("road") == std::string::npos ? "class 1 is predicted as class 0 in 100 % of its pixels"
+                                                                      : "pole is predicted as road in 100 % of its pixels");
+  }
+}
+
+TEST_F(DiagnoseCommand, NamesFileAndLineOfABadCsv) {
+  struct Case {
+    const char *text, *message;
+  };
+  for (const Case& c : {
+           Case{"", "bad.csv:1: the file is empty"},
+           Case{"epoch,miou\n1,0.5\n", "bad.csv:1: no column is called mean_class_accuracy"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n", "bad.csv:1: there is nothing below the header"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3\n", "bad.csv:2: has 3 values, not 4"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,x\n", "bad.csv:2: \"x\" is no number"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,-.4\n", "bad.csv:2: \"-.4\" is no fraction"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,20,30,400\n", "bad.csv:2: \"400\" is no percentage"},
+           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,.4\n\n1,.2,.3,.4\n",
+                "bad.csv:4: epoch 1 is there twice"},
+           Case{"1 2 3\n4 5 6\n", "bad.csv:1: a block of 2 lines with 3 values is no square confusion matrix"},
+           Case{"1 2\n3 4\n\n1 2\n3 -4\n", "bad.csv:5: \"-4\" is no number of pixels"},
+           Case{"0.5 0.5\n0.1 0.9\n", "bad.csv:1: \"0.5\" is no number of pixels"},
+           Case{"0 0\n0 0\n", "bad.csv:1: this confusion matrix counts no pixel"},
+           Case{"epoch,a,b\n1,1,2\n2,3,4\n", "bad.csv:3: epoch 2 begins before"},
+           Case{"label,prediction,count\n0,x,1\n0,1,y\n", "bad.csv:3: \"y\" is no number"},
+       }) {
+    file("bad.csv", c.text);
+    const Outcome outcome = semiseg("$DIR/bad.csv");
+    EXPECT_EQ(outcome.code, 3) << c.text << outcome.output;
+    EXPECT_HAS(outcome.output, c.message);
+  }
+}
+
+TEST_F(DiagnoseCommand, UsageErrorsExitWithTwo) {
+  for (const char* words : {"", "$DIR/nowhere", "--labels $DIR", "--labels $DIR/a --predictions $DIR/b",
+                            "$DIR --labels $DIR --predictions $DIR", "$DIR/nowhere --clases camvid"})
+    EXPECT_EQ(semiseg(words).code, 2) << words;
+}
+
+TEST_F(DiagnoseCommand, ReadsARunWithItsSettingsEvenOneThatGoesOn) {
+  make_folders(dir_ + "/run");
+  EXPECT_EQ(semiseg("$DIR/run").code, 3);  // no finished epoch
+  std::string lines;
+  for (const EpochRecord& record :
+       {counted(1, kCounts[0], 3), counted(2, kCounts[1], 3), EpochRecord{}, counted(4, kCounts[2], 3)})
+    lines += to_json(record) + "\n";
+  file("run/metrics.jsonl", lines);
+  file("run/metrics.csv",
+       "epoch,miou,mean_class_accuracy,pixel_accuracy,iou/road,iou/pole,\"iou/rider, or so\"\n1,.5,.5,.5,.5,.5,\n");
+  Outcome outcome = semiseg("$DIR/run");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_HAS(outcome.output, "IoU fell most of pole 50.00 % -> 10.00 %");
+  EXPECT_HAS(outcome.output, "loss.class_weights=enet");
+  file("run/config.yaml", "data: {format: synthetic}\nloss: {class_weights: enet}\noptim: {epochs: 4}\n");
+  outcome = semiseg("$DIR/run");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_HAS_NOT(outcome.output, "loss.class_weights=enet");
+  EXPECT_HAS(outcome.output, "sampler.rare_class_temperature=0.01");
+  file("run/metrics.jsonl", lines + "{\"epoch\": 5}\n");
+  outcome = semiseg("$DIR/run");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_HAS(outcome.output, "metrics.jsonl:5");
+}
+
+TEST_F(DiagnoseCommand, PairsLabelsAndPredictionsByName) {
+  for (const char* folder : {"labels/jena", "out", "bad"}) make_folders(dir_ + "/" + folder);
+  const auto image = [](const std::vector<int64_t>& values) {
+    return at::tensor(values, at::kLong).to(at::kByte).view({2, static_cast<int64_t>(values.size()) / 2});
+  };
+  write_label_png(dir_ + "/labels/jena/jena_1_gtFine_labelTrainIds.png", image({0, 0, 0, 5, 5, 255}));
+  write_label_png(dir_ + "/labels/jena/jena_1_gtFine_labelIds.png", image({7, 7, 7, 17, 17, 0}));
+  write_label_png(dir_ + "/labels/jena/jena_2_gtFine_labelTrainIds.png", image({0, 0, 0, 0, 2, 2}));
+  write_label_png(dir_ + "/out/jena_1_leftImg8bit.png", image({0, 0, 0, 2, 2, 2}));
+  write_label_png(dir_ + "/out/other.png", image({0, 0, 0, 2, 2, 2}));
+  Outcome outcome = semiseg("--labels $DIR/labels --predictions $DIR/out --classes cityscapes --json $DIR/out.json");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_HAS(outcome.output, "pole is predicted as building in 100 % of its pixels");
+  EXPECT_HAS(outcome.output, "1 predictions have no label");
+  EXPECT_DOUBLE_EQ(json("out.json")["epochs"][0]["val"]["pixel_accuracy"], 3.0 / 5);
+  outcome = semiseg("--labels $DIR/labels --predictions $DIR/out");
+  EXPECT_HAS(outcome.output, "class 5 is predicted as class 2 in 100 % of its pixels");
+
+  write_label_png(dir_ + "/bad/jena_1.png", image({0, 0, 0, 2}));
+  outcome = semiseg("--labels $DIR/labels --predictions $DIR/bad");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_HAS(outcome.output, "jena_1.png: is 2 x 2 (H x W), its label 2 x 3");
+  write_label_png(dir_ + "/bad/jena_1.png", image({0, 0, 0, 2, 77, 2}));
+  outcome = semiseg("--labels $DIR/labels --predictions $DIR/bad --classes cityscapes");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_HAS(outcome.output, "jena_1.png");
+}
+
+}  // namespace
+}  // namespace semiseg
