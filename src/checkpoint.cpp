@@ -114,7 +114,7 @@ Checkpoint read_checkpoint(const std::string& path) {
     state.epoch_seconds = counters.at("epoch_seconds");
     state.epoch_wait = counters.at("epoch_wait");
     state.class_weights = counters.at("class_weights").get<std::vector<double>>();
-    state.label_share = counters.at("label_share").get<std::vector<double>>();
+    state.label_share = counters.value("label_share", std::vector<double>{});
     state.data_fingerprint = counters.at("data_fingerprint");
     checkpoint.threads = counters.at("threads");
     checkpoint.device = counters.at("device");

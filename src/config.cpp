@@ -870,15 +870,17 @@ void reset(Config& config, const std::string& key) {
   throw Error(ErrorKind::kConfig, what, place_of(config, key), hint);
 }
 
-// A setting that is not read goes back to its default where a later layer decided so, and is an error elsewhere.
-void settle_unread(Config& config) {
+// A setting that is not read goes back to its default where a later layer decided so, or where to_yaml printed it (an earlier
+// version of the program may have read it); it is an error elsewhere.
+void settle_unread(Config& config, int text_layer) {
   for (const auto& entry : settings()) {
     if (!config.is_set(entry.key)) continue;
     const Unread reason = unread(config, entry.key);
     if (reason.because.empty()) continue;
     int deciding_layer = 0;
     for (const auto& key : reason.deciding) deciding_layer = std::max(deciding_layer, layer_of(config, key));
-    if (layer_of(config, entry.key) >= deciding_layer)
+    const int layer = layer_of(config, entry.key);
+    if (layer >= deciding_layer && layer != text_layer)
       contradict(config, entry.key, entry.key + " is set, but " + reason.because + " does not read it",
                  "remove it, or change " + reason.deciding.back());
     reset(config, entry.key);
@@ -1050,7 +1052,7 @@ void finish(Config& config, int text_layer) {
       contradict(config, "model.output_stride", "model.decoder: deeplabv3plus does not work at model.output_stride 32",
                  "set it to 16 or 8");
   }
-  settle_unread(config);
+  settle_unread(config, text_layer);
   settle_length(config);
   check_data(config);
   check_together(config);

@@ -428,7 +428,7 @@ Evidence read_run(const std::string& dir, std::vector<std::string> class_names) 
   evidence.class_names = class_names.empty() ? names_in_run(dir) : std::move(class_names);
   if (fs::is_regular_file(dir + "/config.yaml")) {
     try {
-      evidence.config = load_config(dir + "/config.yaml", {});
+      evidence.config = parse_config(read_file(dir + "/config.yaml"), dir + "/config.yaml", {});
     } catch (const Error& error) {
       evidence.notes.push_back(
           str("the run's settings could not be read (", error.what(), "), so advice may name what is set already"));

@@ -53,6 +53,7 @@ MethodParts make_parts() {
 struct Case {
   std::string method, threshold;
   std::string name() const { return method + "." + threshold; }
+  friend void PrintTo(const Case& c, std::ostream* stream) { *stream << c.name(); }
 };
 
 class MethodGolden : public testing::TestWithParam<Case> {

@@ -178,6 +178,9 @@ TEST_F(ConfigTest, ParsedConfigNeedsNoFilesButOverridesDo) {
   expect_contains(message_of([&] { parse_config("seed: x\n", "last.safetensors", {}); }), {"last.safetensors:1: seed"});
   expect_contains(message_of([&] { parse_config("base: a.yaml\n", "last.safetensors", {}); }), {"last.safetensors:1: base"});
 
+  // What an earlier version printed and this one does not read is no error.
+  EXPECT_FALSE(parse_config(text + "optim.batch_unlabeled: 7\n", "last.safetensors", {}).is_set("optim.batch_unlabeled"));
+
   // The list that lies under the new root follows; the other stays.
   write("l.txt", "");
   const Config moved = parse_config(text, "last.safetensors", {"data.root=" + folder_.string()});

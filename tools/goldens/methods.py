@@ -1,13 +1,13 @@
 """Makes tests/parity/methods.safetensors: a tiny network, batches, and what the published steps of FixMatch, UniMatch and CPS
-make of them: losses, norms of gradients, pseudo-label counts and BatchNorm statistics. Also FreeMatch's thresholds and distribution
-alignment over a few batches.
+make of them: losses, norms of gradients, pseudo-label counts and BatchNorm statistics. Also FreeMatch's thresholds and
+distribution alignment over a few batches.
 
 Usage: python tools/goldens/methods.py tests/parity/methods.safetensors
 Needs numpy, torch, safetensors.
 
-The steps follow LiheYoung/UniMatch (fixmatch.py, unimatch.py) and charlesCXK/TorchSemiSeg (CPS + CutMix). Everything is computed in
-float64 and again in float32: the tests compare float32 results, so no pixel may lie so close to a tie or to the threshold that
-rounding decides. tests/tiny_network.h is the network here.
+The steps follow LiheYoung/UniMatch (fixmatch.py, unimatch.py) and charlesCXK/TorchSemiSeg (CPS + CutMix). Everything is computed
+in float64 and again in float32: the tests compare float32 results, so no pixel may lie so close to a tie or to the threshold
+that rounding decides. tests/tiny_network.h is the network here.
 """
 import copy
 import sys
@@ -29,7 +29,7 @@ DROPOUT_SEED, DROPOUT_STEP = 11, 5  # of the feature dropout's masks
 
 
 class Tiny(nn.Module):
-    """Features at strides 4, 8, 16, 32, each projected, enlarged to the finest and summed; no normalisation but the encoder's."""
+    """Features at strides 4, 8, 16, 32, each projected, enlarged to the finest and summed; only the encoder normalises."""
 
     def __init__(self):
         super().__init__()
@@ -102,8 +102,8 @@ def uniform_draws(seed, purpose, a, b, count):
 
 
 def dropped_channels(call, feature):
-    """Of a feature of labelled and unlabelled images. Which channels the labelled ones lose does not matter: what comes of them is
-    thrown away."""
+    """Of a feature of labelled and unlabelled images. Which channels the labelled ones lose does not matter: what comes of
+    them is thrown away."""
     kept = torch.ones(feature.shape[:2], dtype=feature.dtype)
     draws = uniform_draws(DROPOUT_SEED, 2, DROPOUT_STEP << 16, call, UNLABELED * feature.shape[1])
     kept[LABELED:] = torch.tensor([0.0 if draw < DROPOUT else 1.0 for draw in draws]).view(UNLABELED, -1)
@@ -157,7 +157,7 @@ def fixmatch(networks, batch, threshold):
 
 
 def cps(networks, batch, threshold):
-    """CPS knows neither padding nor thresholds; padding is made to count as criterion_cps's ignore_index, and the threshold is 0."""
+    """CPS knows neither padding nor thresholds; padding is given criterion_cps's ignore_index, and the threshold is 0."""
     assert threshold == 0
     box = box_masks(batch["box0"])
     mixed = torch.where(box[:, None], batch["mix.weak"], batch["weak"])
@@ -170,7 +170,8 @@ def cps(networks, batch, threshold):
             first = logits if first is None else first
             logits = torch.where(box[:, None], network(batch["mix.weak"]), logits)
         labels.append(logits.argmax(1).masked_fill(ignored, IGNORE))
-    loss_cps = sum(F.cross_entropy(network(mixed), label, ignore_index=IGNORE) for network, label in zip(networks, labels[::-1]))
+    loss_cps = sum(F.cross_entropy(network(mixed), label, ignore_index=IGNORE)
+                   for network, label in zip(networks, labels[::-1]))
     loss_sup = sum(F.cross_entropy(network(batch["image"]), batch["label"], ignore_index=IGNORE) for network in networks)
     return loss_sup + CPS_WEIGHT * loss_cps, loss_sup, (first, networks[0])
 
@@ -186,7 +187,7 @@ def box_masks(boxes):
 
 
 def random_batch(generator):
-    """Images as bytes, read as (value - 128) / 64. Strong views differ from weak ones, padding is at the right or the bottom."""
+    """Images as bytes, read as (value - 128) / 64. Strong views differ from weak ones; padding is right or below."""
 
     def integers(low, high, *shape):
         return torch.randint(low, high, shape, generator=generator)
@@ -249,7 +250,8 @@ def threshold_goldens(generator):
     """FreeMatch (USB's freematch) and distribution alignment in numpy, over three batches of two images with padding."""
     steps, momentum, bound = 3, 0.9, 0.3
     h, w = SIZE[0] // 8, SIZE[1] // 8
-    logits = 1.5 * torch.randn(steps, UNLABELED, CLASSES, h, w, generator=generator) + torch.tensor([1.0, 0, -1, 0]).view(-1, 1, 1)
+    logits = 1.5 * torch.randn(steps, UNLABELED, CLASSES, h, w, generator=generator)
+    logits += torch.tensor([1.0, 0, -1, 0]).view(-1, 1, 1)
     valid = torch.ones(UNLABELED, *SIZE, dtype=torch.bool)
     valid[0, 16:] = False
     valid[1, :, 40:] = False
@@ -294,7 +296,8 @@ def main(path):
         assert torch.equal(golden["pseudo_2K"], single["pseudo_2K"]), name
         golden["threshold"] = torch.tensor(threshold, dtype=torch.float64)
         tensors |= {f"{name}.{key}": value.contiguous() for key, value in golden.items()}
-        print(name, "loss, supervised, gradient:", golden["losses"].tolist(), "threshold", threshold, "float32 differs by a share of", difference)
+        print(name, "loss, supervised, gradient:", golden["losses"].tolist(), "threshold", threshold)
+        print("  float32 differs by a share of", difference)
         print("  predicted", golden["pseudo_2K"][0].tolist(), "accepted", golden["pseudo_2K"][1].tolist())
     tensors |= threshold_goldens(generator)
     print("thresholds", tensors["threshold.expected"].tolist())
