@@ -644,8 +644,8 @@ class Diagnostician {
             "pixel accuracy weighs every pixel alike, so the frequent classes make it; mIoU and mean class accuracy weigh "
             "every class alike, so a rare class counts as much as a frequent one. The frequent classes improve, which lifts "
             "pixel accuracy by " +
-            points(b.pixel_accuracy - a.pixel_accuracy) +
-            ", while rare classes starve: their pixels go over to frequent classes, which costs mIoU " +
+            points(b.pixel_accuracy - a.pixel_accuracy) + ", while rare classes starve: their pixels " +
+            (counts_KK_.empty() ? "most likely " : "") + "go over to frequent classes, which costs mIoU " +
             points(a.miou - b.miou);
         if (b.mean_class_accuracy < a.mean_class_accuracy) {
           const double lost = a.mean_class_accuracy - b.mean_class_accuracy;

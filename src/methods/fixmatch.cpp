@@ -16,8 +16,8 @@ namespace {
 //   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
 // With another teacher than the student both predictions come from it, in eval mode. The published step decodes the labelled
-// images' dropped features too and throws the result away; here only the unlabelled ones are decoded, which is the same for FPN;
-// the batch normalisation in DeepLabV3+'s decoder then does not see the former.
+// images' dropped features too and throws the result away; here only the unlabelled ones are decoded, which is the same for
+// FPN; the batch normalisation in DeepLabV3+'s decoder then does not see the former.
 class WeakToStrong : public Method {
  public:
   WeakToStrong(const SemiConfig& config, const MethodParts& parts)
