@@ -4,15 +4,16 @@
 #   bash tools/bench/compare.sh PYTHON [ROUNDS]     PYTHON: one that has torch and segmentation_models_pytorch; ROUNDS: default 3
 #
 # ResNet-18 and 50, fp32 and bf16, channels-last, batch 4, crop 256, 11 classes, 2 threads, supervised SGD, data loading left out.
-# Prints the median over the rounds of each round's median step, and their ratio (above 1: semiseg is faster). BACKBONES, PRECISIONS
-# and STEPS in the environment cut it short: bf16 takes minutes a step on a processor without bfloat16 instructions.
+# Prints the median over the rounds of each round's median step, and their ratio (above 1: semiseg is faster). BACKBONES, PRECISIONS,
+# STEPS, BATCH, CROP and THREADS in the environment change that: bf16 takes minutes a step on a processor without bfloat16
+# instructions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${1:?usage: bash tools/bench/compare.sh PYTHON [ROUNDS]}
 rounds=${2:-3}
 backbones=${BACKBONES:-resnet18 resnet50} precisions=${PRECISIONS:-fp32 bf16} steps=${STEPS:-10}
-batch=4 crop=256 threads=2
+batch=${BATCH:-4} crop=${CROP:-256} threads=${THREADS:-2}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=$threads

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The study of the falling mIoU: a fair start, the fall, and each cure, with three seeds; then a table and what `diagnose` says.
+#
+#   bash tools/study/falling_miou.sh OUT                        drawn street scenes
+#   bash tools/study/falling_miou.sh OUT DATA WEIGHTS           CamVid, an eighth of the labels, ResNet-50 from ImageNet weights
+#   SEEDS="0 1" SEMISEG=/elsewhere/semiseg bash tools/study/falling_miou.sh ...
+#
+# Runs that are done are kept, one that was stopped is resumed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+(($# == 1 || $# == 3)) || {
+  echo "usage: bash tools/study/falling_miou.sh OUT [DATA WEIGHTS]" >&2
+  exit 2
+}
+out=$1 semiseg=${SEMISEG:-build/semiseg} seeds=${SEEDS:-0 1 2}
+mkdir -p "$out"
+out=$(realpath "$out")
+data=() start=() length=() rare=pole,"traffic light","traffic sign",person,rider,motorcycle,bicycle
+if (($# == 3)); then
+  root=$(realpath "$2")
+  data=(data.format=list "data.root=$root" data.classes=camvid data.crop=256 data.labeled=splits/1_8/labeled.txt
+    data.unlabeled=splits/1_8/unlabeled.txt data.val=splits/val.txt model.backbone=resnet50)
+  start=("model.weights=$(realpath "$3")" optim.steps=400 eval.every=17)
+  length=(data.unlabeled_truth=false optim.lr=0.002 optim.batch_labeled=2 optim.batch_unlabeled=4 optim.epochs=4)
+  rare=pole,sign,fence,pedestrian,bicyclist
+fi
+
+state_of() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$1/status.json" 2>/dev/null || true; }
+
+# job NAME CONFIG [key=value ...]
+job() {
+  local name=$1 config=$2 run=$out/$1
+  shift 2
+  [[ $(state_of "$run") == done ]] && return 0
+  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
+    echo "study: resuming $name"
+    "$semiseg" train --resume "$run" >"$out/$name.out"
+  else
+    rm -rf "$run"
+    echo "study: running $name"
+    "$semiseg" train "$config" run.dir="$run" "$@" >"$out/$name.out"
+  fi
+}
+
+for seed in $seeds; do
+  job start-$seed configs/studies/balanced_start.yaml seed=$seed "${data[@]}" "${start[@]}"
+  from="model.weights=$out/start-$seed/checkpoints/last.safetensors"
+  job falling-$seed configs/studies/falling_miou.yaml seed=$seed "${data[@]}" "${length[@]}" "$from"
+  for cure in configs/studies/cures/*.yaml; do
+    job "$(basename "$cure" .yaml)-$seed" "$cure" seed=$seed "${data[@]}" "${length[@]}" "$from"
+  done
+done
+
+python3 tools/study/table.py "$out" --rare "$rare"
+"$semiseg" diagnose "$out/falling-${seeds%% *}"
