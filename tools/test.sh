@@ -14,7 +14,8 @@ if (($# == 0)); then
     }
   fi
   bash tools/check/bad_input.sh || status=1
-  bash tools/check/resume.sh 4 || status=1
+  bash tools/check/resume.sh 2 || status=1
+  for method in prevmatch cps u2pl; do bash tools/check/resume.sh --method $method 1 || status=1; done
 fi
 
 ctest --test-dir build --output-on-failure -j2 "$@" || status=1

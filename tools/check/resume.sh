@@ -2,17 +2,34 @@
 # Exact resume: a run that is killed and resumed at random moments must end with the weights of one that was never stopped.
 #
 #   bash tools/check/resume.sh [--seed S] [N [CONFIG.yaml [key=value ...]]]
+#   bash tools/check/resume.sh --method NAME|all [N]
 #
 # N trials (default 4). Each starts the run, stops it up to three times, by SIGTERM and by kill -9 in turn, resumes it (now and then
 # with other loader threads) until it is done, and compares: the data section of last.safetensors by cmp, the tensors' names, types
-# and shapes, and metrics.jsonl but for its times. Without CONFIG: FixMatch with an EMA teacher on small synthetic scenes.
+# and shapes, and metrics.jsonl but for its times. Without CONFIG: FixMatch with an EMA teacher, or the method named, on small
+# synthetic scenes, with every part that keeps running statistics.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-seed=1
-if [[ ${1:-} == --seed ]]; then
-  seed=$2
+seed=1 method=fixmatch
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --seed) seed=$2 ;;
+    --method) method=$2 ;;
+    *)
+      echo "unknown flag $1" >&2
+      exit 2
+      ;;
+  esac
   shift 2
+done
+if [[ $method == all ]]; then
+  status=0
+  for method in supervised pseudo_label mean_teacher fixmatch unimatch augseg prevmatch cps u2pl; do
+    echo "resume: $method"
+    bash "$0" --seed "$seed" --method $method "${1:-1}" || status=1
+  done
+  exit $status
 fi
 trials=${1:-4}
 (($#)) && shift
@@ -22,12 +39,20 @@ pid=
 trap '[[ -z $pid ]] || kill -9 "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 if (($# == 0)); then
-  cat >"$work/resume.yaml" <<'YAML'
+  settings="method: $method"
+  case $method in fixmatch) settings+=", teacher: ema" ;; pseudo_label) settings+=", teacher: history, history: 2" ;; esac
+  case $method in
+    supervised | mean_teacher | u2pl) ;;
+    augseg) settings+=", threshold: {kind: quantile, share: 0.5}" ;;
+    *) settings+=", threshold: {kind: class_adaptive}, align_distribution: true" ;;
+  esac
+  cat >"$work/resume.yaml" <<YAML
 seed: 3
-data: {format: synthetic, size: [64, 128], counts: [12, 12, 4], crop: 64, workers: 2}
+data: {format: synthetic, size: [64, 128], counts: [12, 24, 4], crop: 64, workers: 2}
 model: {backbone: resnet18}
-semi: {method: fixmatch, teacher: ema, threshold: 0.2}
-optim: {lr: 0.01, batch_labeled: 2, batch_unlabeled: 2, epochs: 3}
+semi: {$settings}
+sampler: {rare_class_temperature: 0.05}
+optim: {lr: 0.01, batch_labeled: 2, epochs: 3}
 checkpoint: {every_steps: 3}
 report: {every_steps: 2}
 YAML
@@ -112,7 +137,8 @@ trial() {
       command=(train --resume "$run")
       resumed=1
       if ((RANDOM % 2)); then
-        command+=(data.workers=$((RANDOM % 4)))
+        local workers=(0 1 3 8)
+        command+=(data.workers=${workers[RANDOM % 4]})
         told+=" ${command[-1]}"
       fi
     fi
