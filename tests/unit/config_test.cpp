@@ -506,7 +506,9 @@ TEST_F(ConfigTest, PresetsLoad) {
   EXPECT_EQ(loaded, 15U);
   for (const char* folder : {"studies", "studies/cures"})
     for (const auto& entry : fs::directory_iterator(presets / folder))
-      if (entry.is_regular_file()) EXPECT_NO_THROW(load_config(entry.path().string(), {})) << entry.path();
+      if (entry.is_regular_file()) {
+        EXPECT_NO_THROW(load_config(entry.path().string(), {})) << entry.path();
+      }
 }
 
 }  // namespace
