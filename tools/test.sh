@@ -18,6 +18,7 @@ if (($# == 0)); then
   for method in prevmatch cps u2pl; do bash tools/check/resume.sh --method $method 1 || status=1; done
 fi
 
-ctest --test-dir build --output-on-failure -j2 "$@" || status=1
+# Two tests at a time with one compute thread each: two with two threads on two cores wait for each other most of the time.
+OMP_NUM_THREADS=1 ctest --test-dir build --output-on-failure -j2 "$@" || status=1
 if ((status)); then echo "test: failed; see above" >&2; fi
 exit "$status"
