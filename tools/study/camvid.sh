@@ -15,35 +15,28 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/camvid.sh DATA WEIGHTS OUT [JOBS]" >&2
   exit 2
 }
-data=$(realpath "$1") weights=$(realpath "$2") out=$3 jobs=${4:-} semiseg=${SEMISEG:-build/semiseg}
+data=$(realpath "$1") weights=$(realpath "$2") out=$3 jobs=${4:-}
 mkdir -p "$out"
 out=$(realpath "$out")
 
-state_of() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$1/status.json" 2>/dev/null || true; }
+. tools/study/job.sh
 
-# job NAME CONFIG [key=value ...]
-job() {
-  local name=$1 config=$2 run=$out/$1
+# camvid NAME CONFIG [key=value ...]: a job, where its name was asked for
+camvid() {
+  local name=$1 config=$2
   shift 2
-  if [[ -n $jobs && ,$jobs, != *,$name,* ]] || [[ $(state_of "$run") == done ]]; then return 0; fi
-  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
-    echo "study: resuming $name"
-    "$semiseg" train --resume "$run" >"$out/$name.out"
-  else
-    rm -rf "$run"
-    echo "study: running $name"
-    "$semiseg" train "configs/camvid/$config.yaml" data.root="$data" model.weights="$weights" run.dir="$run" "$@" >"$out/$name.out"
-  fi
+  if [[ -n $jobs && ,$jobs, != *,$name,* ]]; then return 0; fi
+  job "$out/$name" "configs/camvid/$config.yaml" data.root="$data" model.weights="$weights" "$@"
 }
 
 # An epoch of 46 images is 12 steps, shorter than an evaluation: evaluate half way and at the end.
-for seed in 0 1 2; do job supervised-$seed supervised seed=$seed eval.every=17; done
+for seed in 0 1 2; do camvid supervised-$seed supervised seed=$seed eval.every=17; done
 for weighting in inverse median enet effective; do
-  job $weighting-0 supervised seed=0 eval.every=17 loss.class_weights=$weighting
+  camvid $weighting-0 supervised seed=0 eval.every=17 loss.class_weights=$weighting
 done
 for seed in 0 1; do
-  job fixmatch-$seed fixmatch seed=$seed
-  job mean_teacher-$seed mean_teacher seed=$seed
+  camvid fixmatch-$seed fixmatch seed=$seed
+  camvid mean_teacher-$seed mean_teacher seed=$seed
 done
 
 python3 tools/study/table.py "$out" --rare pole,sign,fence,pedestrian,bicyclist

@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/falling_miou.sh OUT [DATA WEIGHTS]" >&2
   exit 2
 }
-out=$1 semiseg=${SEMISEG:-build/semiseg} seeds=${SEEDS:-0 1 2}
+out=$1 seeds=${SEEDS:-0 1 2}
 mkdir -p "$out"
 out=$(realpath "$out")
 data=() start=() length=() rare=pole,"traffic light","traffic sign",person,rider,motorcycle,bicycle
@@ -26,29 +26,14 @@ if (($# == 3)); then
   rare=pole,sign,fence,pedestrian,bicyclist
 fi
 
-state_of() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$1/status.json" 2>/dev/null || true; }
-
-# job NAME CONFIG [key=value ...]
-job() {
-  local name=$1 config=$2 run=$out/$1
-  shift 2
-  [[ $(state_of "$run") == done ]] && return 0
-  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
-    echo "study: resuming $name"
-    "$semiseg" train --resume "$run" >"$out/$name.out"
-  else
-    rm -rf "$run"
-    echo "study: running $name"
-    "$semiseg" train "$config" run.dir="$run" "$@" >"$out/$name.out"
-  fi
-}
+. tools/study/job.sh
 
 for seed in $seeds; do
-  job start-$seed configs/studies/balanced_start.yaml seed=$seed "${data[@]}" "${start[@]}"
+  job "$out/start-$seed" configs/studies/balanced_start.yaml seed=$seed "${data[@]}" "${start[@]}"
   from="model.weights=$out/start-$seed/checkpoints/last.safetensors"
-  job falling-$seed configs/studies/falling_miou.yaml seed=$seed "${data[@]}" "${length[@]}" "$from"
+  job "$out/falling-$seed" configs/studies/falling_miou.yaml seed=$seed "${data[@]}" "${length[@]}" "$from"
   for cure in configs/studies/cures/*.yaml; do
-    job "$(basename "$cure" .yaml)-$seed" "$cure" seed=$seed "${data[@]}" "${length[@]}" "$from"
+    job "$out/$(basename "$cure" .yaml)-$seed" "$cure" seed=$seed "${data[@]}" "${length[@]}" "$from"
   done
 done
 

@@ -13,35 +13,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/methods.sh DATA WEIGHTS OUT [METHODS]" >&2
   exit 2
 }
-data=$(realpath "$1") weights=$(realpath "$2") out=$3 semiseg=${SEMISEG:-build/semiseg} steps=${STEPS:-400}
+data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-400}
 methods=${4:-supervised,pseudo_label,mean_teacher,fixmatch,unimatch,augseg,prevmatch,cps,u2pl}
 mkdir -p "$out"
 out=$(realpath "$out")
 
-state_of() { sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$1/status.json" 2>/dev/null || true; }
+. tools/study/job.sh
 
-# job RUN METHOD SPLIT SEED
-job() {
+# method RUN METHOD SPLIT SEED
+method() {
   local run=$1 method=$2 split=$3 seed=$4 every=1
-  [[ $(state_of "$run") == done ]] && return 0
-  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
-    echo "study: resuming $run"
-    "$semiseg" train --resume "$run" >"$run.out"
-    return
-  fi
-  rm -rf "$run"
-  echo "study: running $run"
   # An epoch of the labelled list alone is a few steps, shorter than an evaluation.
-  [[ $method == supervised ]] && every=17
-  "$semiseg" train "configs/camvid/$method.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
-    data.unlabeled="splits/$split/unlabeled.txt" model.weights="$weights" optim.steps="$steps" seed="$seed" \
-    eval.every=$every run.dir="$run" >"$run.out"
+  if [[ $method == supervised ]]; then every=17; fi
+  job "$run" "configs/camvid/$method.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
+    data.unlabeled="splits/$split/unlabeled.txt" model.weights="$weights" optim.steps="$steps" seed="$seed" eval.every=$every
 }
 
 for split in ${SPLITS:-1_16 1_8}; do
   mkdir -p "$out/$split"
   for seed in ${SEEDS:-0}; do
-    for method in ${methods//,/ }; do job "$out/$split/$method-$seed" "$method" "$split" "$seed"; done
+    for name in ${methods//,/ }; do method "$out/$split/$name-$seed" "$name" "$split" "$seed"; done
   done
   echo "CamVid $split, $steps steps"
   python3 tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
