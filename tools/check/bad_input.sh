@@ -267,4 +267,4 @@ good "blank lines" blank
 good "absolute and relative paths" absolute
 good "palette label" palette
 echo "$passed passed, $failed failed"
-((failed == 0))
+((failed == 0 && passed > 0))
