@@ -2,77 +2,21 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "semiseg/model.h"
-#include "semiseg/random.h"
 #include "semiseg/weights.h"
+#include "smp_formula.h"
 
 namespace semiseg {
 namespace {
 
-constexpr double kTolerance = 1e-4;
-
-// smp_fpn.py's noise(): values in [-1, 1), a pure function of name and index.
-Tensor noise(const std::string& name, at::IntArrayRef shape) {
-  Tensor result = at::empty(shape, at::kDouble);
-  const auto start = static_cast<uint32_t>(hash_name(name));
-  double* values = result.data_ptr<double>();
-  for (int64_t i = 0; i < result.numel(); ++i) {
-    uint32_t x = start + static_cast<uint32_t>(i);
-    x ^= x >> 16;
-    x *= 0x85EBCA6Bu;
-    x ^= x >> 13;
-    x *= 0xC2B2AE35u;
-    x ^= x >> 16;
-    values[i] = x / 2147483648.0 - 1;
-  }
-  return result;
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-// smp_fpn.py's closed_form().
-Tensor closed_form(const std::string& name, at::IntArrayRef shape) {
-  Tensor values = noise(name, shape);
-  if (shape.size() == 4)
-    values *= std::sqrt(6.0 / static_cast<double>(shape[1] * shape[2] * shape[3]));
-  else if (contains(name, "running_var"))
-    values = 1 + 0.2 * values;
-  else if (contains(name, ".weight"))
-    values = (contains(name, ".bn2.") || contains(name, ".bn3.") ? 0.5 : 1.0) * (1 + 0.2 * values);
-  else
-    values *= 0.1;
-  return values.to(at::kFloat);
-}
-
-int64_t fill(Segmenter& model) {
-  at::NoGradGuard no_grad;
-  int64_t names = 0;
-  for (const auto& list : {model.named_parameters(), model.named_buffers()})
-    for (const auto& item : list) {
-      ++names;
-      if (!contains(item.key(), "num_batches_tracked"))
-        Tensor(item.value()).copy_(closed_form(item.key(), item.value().sizes()));
-    }
-  return names;
-}
-
-// Without initial weights: every test sets them all.
-std::shared_ptr<Segmenter> network(const std::string& name) {
+std::shared_ptr<Segmenter> network(const std::string& backbone) {
   ModelConfig config;
-  config.dropout = 0;
-  const auto backbone = backbones().at(name)(config);
-  return std::make_shared<Segmenter>(backbone, decoders().at("fpn")(config, backbone->channels()), /*num_classes=*/19);
-}
-
-Tensor upsampled(Segmenter& model, const Tensor& image_BCHW) {
-  at::NoGradGuard no_grad;
-  return at::upsample_bilinear2d(model.forward(image_BCHW), {image_BCHW.size(2), image_BCHW.size(3)}, /*align_corners=*/true);
+  config.backbone = backbone;
+  return bare_network(config);
 }
 
 class FpnGolden : public testing::TestWithParam<const char*> {};
@@ -95,17 +39,7 @@ TEST_P(FpnGolden, LogitsAreThoseOfSegmentationModelsPytorch) {
     for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
       // Both formats in evaluation mode; in training mode one pass, since each moves the running statistics.
       if (model->is_training() && format == at::MemoryFormat::ChannelsLast) continue;
-      const auto logits = upsampled(*model, image_BCHW.contiguous(format)).contiguous();
-      const float* values = logits.data_ptr<float>();
-      const auto step = expected["step"].get<int64_t>();
-      const auto& samples = expected["logits"];
-      ASSERT_GE(logits.numel(), (static_cast<int64_t>(samples.size()) - 1) * step + 1);
-      double worst = 0;
-      for (size_t i = 0; i < samples.size(); ++i)
-        worst = std::max(worst, std::abs(values[static_cast<int64_t>(i) * step] - samples[i].get<double>()));
-      EXPECT_LT(worst, kTolerance);
-      EXPECT_NEAR(logits.to(at::kDouble).mean().item<double>(), expected["mean"].get<double>(), kTolerance);
-      EXPECT_NEAR(logits.to(at::kDouble).abs().mean().item<double>(), expected["mean_abs"].get<double>(), kTolerance);
+      expect_recorded(upsampled(*model, image_BCHW.contiguous(format)), expected);
     }
     const auto buffers = model->named_buffers();
     EXPECT_NEAR(buffers["encoder.layer4.1.bn2.running_mean"].abs().mean().item<double>(),

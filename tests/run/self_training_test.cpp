@@ -13,36 +13,26 @@
 #include <sstream>
 #include <thread>
 
+#include "program.h"
 #include "semiseg/dataset.h"
-#include "semiseg/files.h"
 #include "semiseg/method.h"
-#include "semiseg/weights.h"
 
 namespace semiseg {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code;
-  std::string output;  // stdout and stderr
-};
-
-class SelfTraining : public testing::Test {
+class SelfTraining : public ProgramTest {
  protected:
-  void SetUp() override {
-    dir_ = testing::TempDir() + "/semiseg_" + testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(dir_);
-    make_folders(dir_);
-    write_file(dir_ + "/tiny.yaml", R"(seed: 5
+  SelfTraining()
+      : ProgramTest(R"(seed: 5
 data: {format: synthetic, size: [64, 96], counts: [4, 5, 2], crop: 64, workers: 1}
 model: {backbone: resnet18}
 semi: {method: self_training}
 optim: {lr: 0.01, batch_labeled: 2, batch_unlabeled: 2, steps: 3}
 checkpoint: {every_steps: 1}
 report: {every_steps: 1}
-)");
-  }
+)") {}
 
   pid_t start(const std::string& words) const {
     const pid_t pid = ::fork();
@@ -58,10 +48,8 @@ report: {every_steps: 1}
   Outcome wait(pid_t pid) const {
     int status = 0;
     ::waitpid(pid, &status, 0);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_file(dir_ + "/output")};
+    return {exit_code(status), read_file(dir_ + "/output")};
   }
-
-  Outcome semiseg(const std::string& words) const { return wait(start(words)); }
 
   // Runs until `file` is there, then sends the signal. The signal comes too late when the program is faster than this.
   Outcome semiseg_until(const std::string& words, const std::string& file, int signal) const {
@@ -76,13 +64,6 @@ report: {every_steps: 1}
     return wait(pid);
   }
 
-  std::vector<nlohmann::json> metrics(const std::string& run) const {
-    std::vector<nlohmann::json> lines;
-    std::ifstream file(dir_ + "/" + run + "/metrics.jsonl");
-    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
-    return lines;
-  }
-
   std::vector<std::string> lines(const std::string& file) const {
     std::vector<std::string> all;
     std::istringstream text(read_file(dir_ + "/" + file));
@@ -93,17 +74,6 @@ report: {every_steps: 1}
   nlohmann::json status(const std::string& run) const {
     return nlohmann::json::parse(read_file(dir_ + "/" + run + "/status.json"));
   }
-
-  void expect_equal_weights(const std::string& a, const std::string& b) const {
-    const StateDict one = read_safetensors(dir_ + "/" + a).tensors, other = read_safetensors(dir_ + "/" + b).tensors;
-    ASSERT_EQ(one.size(), other.size());
-    for (const auto& [name, tensor] : one) {
-      ASSERT_TRUE(other.count(name)) << name;
-      EXPECT_TRUE(at::equal(tensor, other.at(name))) << name;
-    }
-  }
-
-  std::string dir_;
 };
 
 TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
@@ -131,7 +101,7 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   EXPECT_EQ(status("whole")["state"], "done");
   EXPECT_EQ(status("whole")["step"], 9);
   EXPECT_EQ(status("whole")["total_steps"], 9);
-  expect_equal_weights("whole/checkpoints/last.safetensors", "whole/stage3/checkpoints/last.safetensors");
+  expect_equal(tensors("whole/checkpoints/last.safetensors"), tensors("whole/stage3/checkpoints/last.safetensors"));
   EXPECT_TRUE(fs::exists(dir_ + "/whole/checkpoints/best.safetensors"));
   for (const char* file : {"config.yaml", "environment.json", "train.log", "metrics.csv"})
     EXPECT_TRUE(fs::exists(dir_ + "/whole/" + file)) << file;
@@ -149,8 +119,8 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   ASSERT_EQ(between.code, 128 + SIGKILL) << between.output;
   const Outcome resumed = semiseg("train --resume cut data.workers=0");
   ASSERT_EQ(resumed.code, 0) << resumed.output;
-  expect_equal_weights("whole/checkpoints/last.safetensors", "cut/checkpoints/last.safetensors");
-  expect_equal_weights("whole/checkpoints/best.safetensors", "cut/checkpoints/best.safetensors");
+  expect_equal(tensors("whole/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
+  expect_equal(tensors("whole/checkpoints/best.safetensors"), tensors("cut/checkpoints/best.safetensors"));
   EXPECT_EQ(read_file(dir_ + "/whole/pseudo_labels_1/reliability.csv"),
             read_file(dir_ + "/cut/pseudo_labels_1/reliability.csv"));
   const auto again = metrics("cut");

@@ -1,68 +1,24 @@
 // Whole runs of the program, as a user types them.
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
-#include "semiseg/files.h"
-#include "semiseg/weights.h"
+#include "program.h"
 
 namespace semiseg {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code;
-  std::string output;  // stdout and stderr
-};
-
-class Runs : public testing::Test {
+class Runs : public ProgramTest {
  protected:
-  void SetUp() override {
-    dir_ = testing::TempDir() + "/semiseg_" + testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(dir_);
-    make_folders(dir_);
-    write_file(dir_ + "/tiny.yaml", R"(seed: 5
+  Runs()
+      : ProgramTest(R"(seed: 5
 data: {format: synthetic, size: [64, 96], counts: [6, 8, 2], crop: 64, workers: 2}
 model: {backbone: resnet18}
 loss: {class_weights: enet}
 semi: {method: fixmatch, teacher: ema, threshold: 0.2}
 optim: {lr: 0.01, batch_labeled: 2, batch_unlabeled: 2, epochs: 2}
 report: {every_steps: 1}
-)");
-  }
-
-  Outcome semiseg(const std::string& words) const {
-    FILE* pipe = ::popen(("cd " + dir_ + " && " SEMISEG_BINARY " " + words + " 2>&1").c_str(), "r");
-    Outcome outcome{0, ""};
-    char text[4096];
-    while (size_t got = std::fread(text, 1, sizeof(text), pipe)) outcome.output.append(text, got);
-    const int status = ::pclose(pipe);
-    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return outcome;
-  }
-
-  std::vector<nlohmann::json> metrics(const std::string& run) const {
-    std::vector<nlohmann::json> lines;
-    std::ifstream file(dir_ + "/" + run + "/metrics.jsonl");
-    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
-    return lines;
-  }
-
-  StateDict tensors(const std::string& file) const { return read_safetensors(dir_ + "/" + file).tensors; }
-
-  static void expect_equal(const StateDict& a, const StateDict& b) {
-    ASSERT_EQ(a.size(), b.size());
-    for (const auto& [name, tensor] : a) ASSERT_TRUE(tensor.equal(b.at(name))) << name;
-  }
-
-  std::string dir_;
+)") {}
 };
 
 TEST_F(Runs, TrainLeavesTheFolderThatIsPromised) {
