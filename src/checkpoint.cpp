@@ -192,32 +192,37 @@ Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string
               run_dir, "start the run anew with `semiseg train CONFIG`");
 }
 
-LoadedModel load_model(const std::string& path, const Config* config, torch::Device device) {
+LoadedModel load_model(const Checkpoint& checkpoint, const Config* config, torch::Device device) {
   LoadedModel model;
-  if (is_checkpoint(path)) {
-    const Checkpoint checkpoint = read_checkpoint(path);
-    model.config = config ? *config : checkpoint.config;
-    model.config.model = checkpoint.config.model;
-    model.classes = checkpoint.classes;
-    model.network = make_segmenter(checkpoint.config.model, model.classes.size(), /*seed=*/0);
-    const LoadSummary summary = load_weights(*model.network, checkpoint.tensors, path);
-    if (!summary.missing.empty()) throw Error(ErrorKind::kCheckpoint, "tensor \"" + summary.missing[0] + "\" is missing", path);
-  } else {
-    const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first
-    if (!config)
-      throw Error(ErrorKind::kConfig, "a weights file alone does not say which network it belongs to", path,
-                  "name a config too: semiseg eval " + path + " CONFIG.yaml");
-    model.config = *config;
-    model.classes = load_classes(config->data.classes, config->data.ignore_index);
-    model.network = make_segmenter(config->model, model.classes.size(), /*seed=*/0);
-    const LoadSummary summary = load_weights(*model.network, weights, path);
-    if (!summary.missing.empty() || !summary.reinitialized.empty())
-      throw Error(
-          ErrorKind::kCheckpoint,
-          str("the file lacks ", summary.missing.size() + summary.reinitialized.size(), " of the network's tensors, such as \"",
-              summary.missing.empty() ? summary.reinitialized[0] : summary.missing[0], "\""),
-          path, "it must hold a whole segmentation network of this backbone and class count");
-  }
+  model.config = config ? *config : checkpoint.config;
+  model.config.model = checkpoint.config.model;
+  model.classes = checkpoint.classes;
+  model.network = make_segmenter(checkpoint.config.model, model.classes.size(), /*seed=*/0);
+  const LoadSummary summary = load_weights(*model.network, checkpoint.tensors, checkpoint.path);
+  if (!summary.missing.empty())
+    throw Error(ErrorKind::kCheckpoint, "tensor \"" + summary.missing[0] + "\" is missing", checkpoint.path);
+  move_module(*model.network, device);
+  model.network->eval();
+  return model;
+}
+
+LoadedModel load_model(const std::string& path, const Config* config, torch::Device device) {
+  if (is_checkpoint(path)) return load_model(read_checkpoint(path), config, device);
+  const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first
+  if (!config)
+    throw Error(ErrorKind::kConfig, "a weights file alone does not say which network it belongs to", path,
+                "name a config too: semiseg eval " + path + " CONFIG.yaml");
+  LoadedModel model;
+  model.config = *config;
+  model.classes = load_classes(config->data.classes, config->data.ignore_index);
+  model.network = make_segmenter(config->model, model.classes.size(), /*seed=*/0);
+  const LoadSummary summary = load_weights(*model.network, weights, path);
+  if (!summary.missing.empty() || !summary.reinitialized.empty())
+    throw Error(
+        ErrorKind::kCheckpoint,
+        str("the file lacks ", summary.missing.size() + summary.reinitialized.size(), " of the network's tensors, such as \"",
+            summary.missing.empty() ? summary.reinitialized[0] : summary.missing[0], "\""),
+        path, "it must hold a whole segmentation network of this backbone and class count");
   move_module(*model.network, device);
   model.network->eval();
   return model;

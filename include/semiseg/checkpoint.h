@@ -65,5 +65,7 @@ struct LoadedModel {
   std::shared_ptr<Segmenter> network;
 };
 LoadedModel load_model(const std::string& path, const Config* config, torch::Device device);
+// The same of a checkpoint that is read already.
+LoadedModel load_model(const Checkpoint& checkpoint, const Config* config, torch::Device device);
 
 }  // namespace semiseg

@@ -25,18 +25,20 @@ int run(const Arguments& arguments) {
   const std::string& path = arguments.positional[0];
   install_signal_handlers();
   Config config;
-  const bool from_checkpoint = arguments.positional.size() == 1;
-  if (!from_checkpoint) {
+  std::optional<Checkpoint> checkpoint;
+  if (arguments.positional.size() > 1) {
     config = load_config(arguments.positional[1], arguments.overrides);
   } else {
     if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
-    config = parse_config(to_yaml(read_checkpoint(path).config), path, arguments.overrides);
+    checkpoint = read_checkpoint(path);
+    config = parse_config(to_yaml(checkpoint->config), path, arguments.overrides);
   }
   config.data.val_only = true;
 
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
-  const LoadedModel model = load_model(path, &config, device);
+  const LoadedModel model = checkpoint ? load_model(*checkpoint, &config, device) : load_model(path, &config, device);
+  checkpoint.reset();
   const auto data = open_dataset(config);
   if (data->classes().size() != model.network->num_classes())
     throw Error(ErrorKind::kConfig,

@@ -83,10 +83,13 @@ int run(const Arguments& arguments) {
   const std::string& path = arguments.positional[0];
   install_signal_handlers();
   std::optional<Config> config;
-  if (arguments.has("config"))
+  std::optional<Checkpoint> checkpoint;
+  if (arguments.has("config")) {
     config = load_config(arguments.get("config"), arguments.overrides);
-  else if (is_checkpoint(path))
-    config = parse_config(to_yaml(read_checkpoint(path).config), path, arguments.overrides);
+  } else if (is_checkpoint(path)) {
+    checkpoint = read_checkpoint(path);
+    config = parse_config(to_yaml(checkpoint->config), path, arguments.overrides);
+  }
 
   std::vector<std::string> inputs;
   for (size_t i = 1; i < arguments.positional.size(); ++i) {
@@ -104,7 +107,9 @@ int run(const Arguments& arguments) {
   }
 
   const torch::Device device = resolve_device(config ? config->run.device : "auto");
-  LoadedModel model = load_model(path, config ? &*config : nullptr, device);
+  const Config* settings = config ? &*config : nullptr;
+  LoadedModel model = checkpoint ? load_model(*checkpoint, settings, device) : load_model(path, settings, device);
+  checkpoint.reset();
   const EvalOptions options = make_eval_options(model.config, device, resolve_bf16(model.config.run.precision, device));
   const std::string& folder = arguments.get("o");
   Writer write(std::move(model), options, folder);
