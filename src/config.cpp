@@ -629,12 +629,6 @@ bool is_section(const std::string& name) {
 
 // --- reading layers ---
 
-// Without a slash at its end.
-std::string absolute_path(const fs::path& path) {
-  const fs::path whole = fs::absolute(path).lexically_normal();
-  return (whole.has_filename() ? whole : whole.parent_path()).string();
-}
-
 std::string without_home(const std::string& path) {
   if (path != "~" && !path.starts_with("~/")) return path;
   const char* home = std::getenv("HOME");
@@ -829,10 +823,9 @@ struct Unread {
 
 Unread unread(const Config& config, const std::string& key) {
   if (section_of(key) == "semi" && key != "semi.method") {
-    const Names& reads = settings_of_method(config.semi.method).reads;
-    if (!contains(reads, key)) return {{"semi.method"}, "semi.method: " + config.semi.method};
-    const std::string& teacher = config.semi.teacher;
-    if (contains(reads, "semi.teacher") &&
+    const std::string &method = config.semi.method, &teacher = config.semi.teacher;
+    if (!method_reads(method, key)) return {{"semi.method"}, "semi.method: " + method};
+    if (method_reads(method, "semi.teacher") &&
         ((key == "semi.ema_decay" && teacher != "ema") || (key == "semi.history" && teacher != "history")))
       return {{"semi.method", "semi.teacher"}, "semi.teacher: " + teacher};
   }

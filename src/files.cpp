@@ -119,6 +119,11 @@ std::string read_file(const std::string& path) {
   return bytes;
 }
 
+std::string absolute_path(const std::string& path) {
+  const auto whole = std::filesystem::absolute(path).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).string();
+}
+
 void remove_file(const std::string& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail("remove the file", path, errno);
 }

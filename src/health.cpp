@@ -37,12 +37,6 @@ constexpr size_t kMostClasses = 5;  // that a message lists with numbers
 constexpr size_t kMostSettings = 4;
 constexpr double kNotable = 0.002;  // change of a share or an IoU that is worth a word
 
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof(text), pattern, values...);
-  return text;
-}
-
 std::string percent(double fraction) { return fraction > 0 && fraction < 5e-5 ? "<0.01 %" : format("%.2f %%", 100 * fraction); }
 std::string percent(const MaybeFraction& fraction) { return fraction ? percent(*fraction) : "-"; }
 std::string points(double fraction) { return format("%.2f points", 100 * fraction); }
@@ -194,17 +188,13 @@ std::vector<double> reference_share(const std::vector<EpochRecord>& history, con
 
 // --- what to set ---
 
-bool contains(const std::vector<std::string>& words, const std::string& word) {
-  return std::find(words.begin(), words.end(), word) != words.end();
-}
-
 std::string value_now(const HealthContext& context, const std::string& key) {
   return context.config ? value_text(*context.config, key) : "";
 }
 
 // Where the settings are not known, the method may read all that there is, if it makes pseudo-labels or may do so.
 bool may_set(const HealthContext& context, const std::string& key) {
-  return !context.config || contains(settings_of_method(context.config->semi.method).reads, key);
+  return !context.config || method_reads(context.config->semi.method, key);
 }
 
 std::string number(double value) { return format("%g", value); }

@@ -299,7 +299,9 @@ struct Loader::State {
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
         pool(options.workers) {
     if (options.rare_class_temperature > 0) {
-      rare_classes.emplace(options.seed, options.rare_class_temperature, count_classes(data, Split::kLabeled, options.workers));
+      rare_classes.emplace(
+          options.seed, options.rare_class_temperature,
+          options.labeled_counts ? *options.labeled_counts : count_classes(data, Split::kLabeled, options.workers));
     }
     if (!options.device.is_cpu()) std::tie(scale, shift) = affine_on_device(factors, options.device);
   }

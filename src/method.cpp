@@ -1,5 +1,7 @@
 #include "semiseg/method.h"
 
+#include <algorithm>
+
 namespace semiseg {
 
 Registry<std::shared_ptr<Method>(const SemiConfig&, const MethodParts&)>& methods() {
@@ -41,6 +43,11 @@ const MethodSettings& settings_of_method(const std::string& method) {
       {"retrain", {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {}}},
   };
   return settings.at(method);
+}
+
+bool method_reads(const std::string& method, const std::string& key) {
+  const auto& reads = settings_of_method(method).reads;
+  return std::find(reads.begin(), reads.end(), key) != reads.end();
 }
 
 }  // namespace semiseg

@@ -14,12 +14,6 @@ namespace {
 
 constexpr int64_t kCoarsestStride = 32;
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
-bool starts_with(const std::string& text, const std::string& start) { return text.rfind(start, 0) == 0; }
-
 // Box-Muller on 32-bit draws, keeping both of its values: several times faster than Random::normal(), and a large network has
 // 60 million weights.
 void fill_normal(float* values, int64_t count, double deviation, Random& random) {
@@ -37,19 +31,19 @@ void fill_normal(float* values, int64_t count, double deviation, Random& random)
 // library's DeepLabV3Plus alone never calls them and keeps PyTorch's defaults; here, every decoder is initialised alike.)
 void initialize(const std::string& name, const Tensor& parameter, uint64_t seed, uint32_t purpose) {
   if (parameter.dim() != 4) {
-    parameter.fill_(ends_with(name, ".bias") ? 0 : 1);
+    parameter.fill_(name.ends_with(".bias") ? 0 : 1);
     return;
   }
   const double area = static_cast<double>(parameter.size(2) * parameter.size(3));
   const double fan_in = static_cast<double>(parameter.size(1)) * area, fan_out = static_cast<double>(parameter.size(0)) * area;
   Random random(seed, Purpose::kInit, hash_name(name), purpose);
   float* values = parameter.data_ptr<float>();
-  if (starts_with(name, "encoder.")) {  // Kaiming normal, fan out, relu
+  if (name.starts_with("encoder.")) {  // Kaiming normal, fan out, relu
     fill_normal(values, parameter.numel(), std::sqrt(2 / fan_out), random);
     return;
   }
-  const double bound = starts_with(name, "segmentation_head.") ? std::sqrt(6 / (fan_in + fan_out))  // Xavier uniform
-                                                               : std::sqrt(6 / fan_in);  // Kaiming uniform, fan in, relu
+  const double bound = name.starts_with("segmentation_head.") ? std::sqrt(6 / (fan_in + fan_out))  // Xavier uniform
+                                                              : std::sqrt(6 / fan_in);  // Kaiming uniform, fan in, relu
   for (int64_t i = 0; i < parameter.numel(); ++i) values[i] = static_cast<float>(random.uniform(-bound, bound));
 }
 
@@ -93,13 +87,17 @@ std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num
   auto encoder = backbones().at(config.backbone)(config);
   auto decoder = decoders().at(config.decoder)(config, encoder->channels());
   auto network = std::make_shared<Segmenter>(std::move(encoder), std::move(decoder), num_classes);
-  const auto parameters = network->named_parameters().items();
+  initialize_parameters(*network, "", seed, purpose);
+  return network;
+}
+
+void initialize_parameters(torch::nn::Module& module, const std::string& prefix, uint64_t seed, uint32_t purpose) {
+  const auto parameters = module.named_parameters().items();
   at::parallel_for(0, static_cast<int64_t>(parameters.size()), /*grain_size=*/1, [&](int64_t begin, int64_t end) {
     at::NoGradGuard no_grad;
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
-      initialize(parameters[i].key(), parameters[i].value(), seed, purpose);
+      initialize(prefix + parameters[i].key(), parameters[i].value(), seed, purpose);
   });
-  return network;
 }
 
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step) {

@@ -95,6 +95,24 @@ Tensor DistributionAlignment::align(const Tensor& logits_BKhw) const {
   return logits_BKhw.to(at::kFloat) + shift_K.view({1, -1, 1, 1});
 }
 
+Labeler::Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes)
+    : threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes))) {
+  if (config.align_distribution)
+    alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(label_share_K));
+}
+
+PseudoLabels Labeler::observe(const Tensor& logits_BKhw, const UnlabeledBatch& images) {
+  if (alignment_) alignment_->observe(logits_BKhw, images.valid_BHW);
+  const auto aligned_BKhw = aligned(logits_BKhw);
+  const auto labels = make_pseudo_labels(aligned_BKhw, images.valid_BHW, images.truth_BHW);
+  threshold_->observe(aligned_BKhw, labels);
+  return labels;
+}
+
+PseudoLabels Labeler::label(const Tensor& logits_BKhw, const UnlabeledBatch& images) const {
+  return make_pseudo_labels(aligned(logits_BKhw), images.valid_BHW, images.truth_BHW);
+}
+
 Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W) {
   const auto row_H1 = at::arange(H, box_B4.options()).view({1, H, 1});
   const auto column_1W = at::arange(W, box_B4.options()).view({1, 1, W});
@@ -114,6 +132,12 @@ Tensor class_mask(const Tensor& source_class_BHW, const Tensor& source_valid_BHW
   const auto half_B1 = (present_BK.sum(1, /*keepdim=*/true) + 1).div(2, "floor");
   const auto taken_BK = present_BK.logical_and(rank_BK < half_B1);
   return taken_BK.gather(1, source_class_BHW.view({B, -1})).view_as(source_class_BHW).logical_and(source_valid_BHW);
+}
+
+Tensor mix_mask(const std::string& mix, const PseudoLabels& source, const UnlabeledBatch& unlabeled, size_t view) {
+  if (mix == "cutmix") return box_mask(unlabeled.cutmix_box_B4.at(view), source.class_BHW.size(1), source.class_BHW.size(2));
+  const auto& draw_BD = unlabeled.draw_BD.at(view);
+  return class_mask(source.class_BHW, source.valid_BHW, draw_BD, /*num_classes=*/draw_BD.size(1) - 1);
 }
 
 PseudoLabels paste(const Tensor& mask_BHW, const PseudoLabels& source, const PseudoLabels& target) {

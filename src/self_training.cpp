@@ -24,14 +24,6 @@ namespace fs = std::filesystem;
 
 // --- files that later stages read ---
 
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof(text), pattern, values...);
-  return text;
-}
-
-std::string absolute_path(const std::string& path) { return fs::absolute(path).lexically_normal().string(); }
-
 // A path as a column of a list.
 std::string list_column(const std::string& path) {
   const bool plain = path.find_first_of(" \t\r,") == std::string::npos && path.front() != '"';
@@ -265,14 +257,10 @@ class SelfTraining {
     return in_run(stage_name(stage) + "/checkpoints/" + name + ".safetensors");
   }
 
-  // Updates of a stage: the larger over both lists of ceil(N / (batch * accumulate)) an epoch.
+  // Updates of a stage.
   int64_t count_steps(int64_t labeled, int64_t unlabeled) const {
     const OptimConfig& optim = config_.optim;
-    if (optim.steps) return *optim.steps;
-    const auto updates = [&](int64_t images, int64_t batch) {
-      return (images + batch * optim.accumulate - 1) / (batch * optim.accumulate);
-    };
-    return *optim.epochs * std::max(updates(labeled, optim.batch_labeled), updates(unlabeled, optim.batch_unlabeled));
+    return optim.steps ? *optim.steps : *optim.epochs * count_steps_per_epoch(optim, labeled, unlabeled);
   }
 
   // The config of a stage as its own run, complete and checked.

@@ -29,10 +29,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   // now.
   const auto data = open_dataset(config);
   TrainState state = from ? from->state : TrainState{};
+  std::optional<ClassCounts> counts;
   if (from)
     require_same_data(*from, *data);
   else
-    count_and_weigh(*data, config, &state);
+    counts = count_and_weigh(*data, config, &state);
 
   // The method owns every network it trains or averages. All start with the same weights.
   const auto method = make_method(config, state, data->classes().size(), from.has_value(), device);
@@ -40,7 +41,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
 
   const BatchNeeds needs = method->needs();
   const int64_t accumulate = config.optim.accumulate;
-  const int64_t steps_per_epoch = count_steps_per_epoch(config, *data, needs);
+  const int64_t steps_per_epoch =
+      count_steps_per_epoch(config.optim, data->size(Split::kLabeled), needs.unlabeled ? data->size(Split::kUnlabeled) : 0);
   extend_config(&config, extend, steps_per_epoch);
   const int64_t total_steps = config.optim.steps ? *config.optim.steps : *config.optim.epochs * steps_per_epoch;
   const auto end_of_epoch = [&](int64_t epoch) { return std::min(epoch * steps_per_epoch, total_steps); };
@@ -54,7 +56,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   folder.open(config, state, device, bf16);
   report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});
   if (from) report.epochs(state.history, /*resumed=*/true);
-  Loader loader(*data, loader_options(config, needs, device));
+  Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
   const EvalOptions eval_options = make_eval_options(config, device, bf16);
   const auto save = [&](const std::string& name) {
     save_checkpoint(folder.dir() + "/checkpoints/" + name + ".safetensors", config, data->classes(), state, *method, optimizer);

@@ -29,12 +29,6 @@ std::string fingerprint(const Dataset& data) {
   return text;
 }
 
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof(text), pattern, values...);
-  return text;
-}
-
 double value_of(const TrainState& state, const std::string& name) {
   return state.epoch_sums.at(name).item<double>() / state.epoch_sums.at("count").item<double>();
 }
@@ -47,7 +41,7 @@ std::string join(const std::vector<std::string>& words, size_t most) {
 
 }  // namespace
 
-void count_and_weigh(const Dataset& data, const Config& config, TrainState* state) {
+ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state) {
   state->data_fingerprint = fingerprint(data);
   const Stopwatch watch;
   const ClassCounts counts = count_classes(data, Split::kLabeled, config.data.workers);
@@ -84,6 +78,7 @@ void count_and_weigh(const Dataset& data, const Config& config, TrainState* stat
   for (int64_t c = 0; c < K; ++c)
     if (counts.pixels[c] == 0)
       log_warning("class \"" + data.classes().names[c] + "\" has no labelled pixel; the network cannot learn it");
+  return counts;
 }
 
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data) {
@@ -136,13 +131,12 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
   return method;
 }
 
-int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs) {
-  const auto updates = [&](Split split, int64_t batch) {
-    const int64_t images = batch * config.optim.accumulate;
-    return (data.size(split) + images - 1) / images;
+int64_t count_steps_per_epoch(const OptimConfig& optim, int64_t labeled, int64_t unlabeled) {
+  const auto updates = [&](int64_t images, int64_t batch) {
+    const int64_t of_update = batch * optim.accumulate;
+    return (images + of_update - 1) / of_update;
   };
-  const int64_t labeled = updates(Split::kLabeled, config.optim.batch_labeled);
-  return needs.unlabeled ? std::max(labeled, updates(Split::kUnlabeled, config.optim.batch_unlabeled)) : labeled;
+  return std::max(updates(labeled, optim.batch_labeled), updates(unlabeled, optim.batch_unlabeled));
 }
 
 void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
@@ -150,7 +144,8 @@ void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
   if (config->optim.steps) config->optim.steps = *config->optim.steps + epochs * steps_per_epoch;
 }
 
-LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device) {
+LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
+                             std::optional<ClassCounts> counts) {
   LoaderOptions options;
   options.seed = config.seed;
   options.batch_labeled = config.optim.batch_labeled;
@@ -164,6 +159,7 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
   options.std = config.data.std;
   options.device = device;
   options.rare_class_temperature = config.sampler.rare_class_temperature;
+  options.labeled_counts = std::move(counts);
   return options;
 }
 

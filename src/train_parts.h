@@ -22,7 +22,7 @@ class Stopwatch {
 
 // Reads the labels of the labelled and the validation list, prints the share of each class with its weight in the loss, and
 // stores weights and the data's fingerprint in the state. Throws Error(kData) for a label that cannot be used.
-void count_and_weigh(const Dataset& data, const Config& config, TrainState* state);
+ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state);
 
 // Throws Error(kData) when the lists are not those that the checkpoint was trained on.
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data);
@@ -39,13 +39,15 @@ std::function<std::shared_ptr<Segmenter>(uint32_t purpose)> network_factory(cons
 std::shared_ptr<Method> make_method(const Config& config, const TrainState& state, int64_t num_classes, bool resumed,
                                     torch::Device device);
 
-// The larger over both lists of ceil(N / (batch * accumulate)).
-int64_t count_steps_per_epoch(const Config& config, const Dataset& data, const BatchNeeds& needs);
+// The larger over both lists of ceil(N / (batch * accumulate)); `unlabeled` is 0 where that list is not read.
+int64_t count_steps_per_epoch(const OptimConfig& optim, int64_t labeled, int64_t unlabeled);
 
 // Adds epochs to optim.epochs, or their steps to optim.steps.
 void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch);
 
-LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device);
+// `counts`: the labelled pixels where they are counted already.
+LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
+                             std::optional<ClassCounts> counts);
 
 // config.eval with the window and stride it implies.
 EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16);

@@ -1,6 +1,7 @@
 // The one exception type of semiseg, and how its messages are put together.
 #pragma once
 
+#include <cstdio>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -48,6 +49,13 @@ std::string str(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();
+}
+
+// snprintf into a string; what is longer than 511 characters is cut.
+std::string format(const char* pattern, auto... values) {
+  char text[512];
+  std::snprintf(text, sizeof(text), pattern, values...);
+  return text;
 }
 
 }  // namespace semiseg

@@ -34,6 +34,9 @@ void make_folders(const std::string& path);
 // Reads a whole file.
 std::string read_file(const std::string& path);
 
+// Absolute, without . and .. and without a slash at its end.
+std::string absolute_path(const std::string& path);
+
 void remove_file(const std::string& path);  // one that is not there is no error
 
 // Removes temporary files of killed processes in `folder`.

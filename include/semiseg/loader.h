@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "semiseg/dataset.h"
 #include "semiseg/transform.h"
@@ -30,6 +31,8 @@ struct LoaderOptions {
   std::vector<double> mean, std;  // RGB, of values in 0..1
   torch::Device device = torch::kCPU;
   double rare_class_temperature = 0;  // of rare class sampling of labelled crops; 0: off
+  std::optional<ClassCounts>
+      labeled_counts;  // of the labelled list; counted here where the sampler needs them and they are not given
 };
 
 // Rare class sampling (DAFormer, Hoyer et al., arXiv 2111.14887): the probability of each class to be asked for,

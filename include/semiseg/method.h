@@ -56,5 +56,7 @@ struct MethodSettings {
   std::map<std::string, std::string> defaults;
 };
 const MethodSettings& settings_of_method(const std::string& method);
+// Whether a method reads the setting, such as "semi.threshold".
+bool method_reads(const std::string& method, const std::string& key);
 
 }  // namespace semiseg

@@ -64,6 +64,10 @@ class Segmenter : public torch::nn::Module {
 // as segmentation_models_pytorch does (Kaiming uniform, Xavier uniform). `purpose` sets the networks of one method apart.
 std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num_classes, uint64_t seed, uint32_t purpose = 0);
 
+// The initial values of a module's parameters, which make_segmenter gives to networks: each from a stream of its own, keyed by
+// `prefix` + its name. A name under encoder. is ResNet's, one under segmentation_head. the head's, any other one the decoder's.
+void initialize_parameters(torch::nn::Module& module, const std::string& prefix, uint64_t seed, uint32_t purpose = 0);
+
 // Gives every dropout layer below `root` its draws for one micro-step: masks are a pure function of (seed, step, layer, call).
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step);
 

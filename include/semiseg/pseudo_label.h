@@ -5,6 +5,8 @@
 
 #include <torch/nn/module.h>
 
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "semiseg/config.h"
@@ -65,6 +67,26 @@ class DistributionAlignment : public torch::nn::Module {
   Tensor target_K_, model_K_, seen_;
 };
 
+// Labels from a teacher's logits as semi.align_distribution and semi.threshold ask for them; both parts' statistics are its
+// own.
+class Labeler : public torch::nn::Module {
+ public:
+  Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes);
+
+  // Labels of whole unlabelled views, which are taken into the statistics. Once a step, before the others.
+  PseudoLabels observe(const Tensor& logits_BKhw, const UnlabeledBatch& images);
+  // Labels by the statistics as they are.
+  PseudoLabels label(const Tensor& logits_BKhw, const UnlabeledBatch& images) const;
+  // bool [B, H, W]: those that count.
+  Tensor accept(const PseudoLabels& labels) const { return threshold_->accept(labels); }
+
+ private:
+  Tensor aligned(const Tensor& logits_BKhw) const { return alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw; }
+
+  std::shared_ptr<Threshold> threshold_;
+  std::shared_ptr<DistributionAlignment> alignment_;  // empty where labels are not aligned
+};
+
 // --- mixing: what is pasted over an image, as bool [B, H, W] ---
 
 // CutMix (Yun et al., ICCV 2019): the inside of each image's box, int64 [B, 4] (top, left, bottom, right).
@@ -72,6 +94,8 @@ Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W);
 // ClassMix (Olsson et al., WACV 2021): the pixels of half of the classes (rounded up) that the source's prediction holds on
 // valid pixels. draw_BD gives each class a random key (types.h); the classes with the smallest keys are taken.
 Tensor class_mask(const Tensor& source_class_BHW, const Tensor& source_valid_BHW, const Tensor& draw_BD, int64_t num_classes);
+// The mask that semi.mix names, cutmix or classmix, for strong view `view` of `unlabeled`; `source`: the labels to mix in.
+Tensor mix_mask(const std::string& mix, const PseudoLabels& source, const UnlabeledBatch& unlabeled, size_t view);
 // Pseudo-labels with those of `source` where the mask holds.
 PseudoLabels paste(const Tensor& mask_BHW, const PseudoLabels& source, const PseudoLabels& target);
 // Images likewise: [B, 3, H, W].

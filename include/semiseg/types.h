@@ -34,12 +34,13 @@ struct LabeledBatch {
 };
 
 struct UnlabeledBatch {
-  Tensor weak_BCHW;                   // resized, cropped, flipped
-  std::vector<Tensor> strong_BCHW;    // each strong view: the same crop, colours changed
-  Tensor valid_BHW;                   // bool, false on padding
-  Tensor truth_BHW;                   // int64 labels that nothing learns from (data.unlabeled_truth); else undefined
-  std::vector<Tensor> cutmix_box_B4;  // per strong view: int64 top, left, bottom, right; all 0 where no CutMix is drawn
-  std::vector<Tensor> draw_BD;        // per strong view: float32 uniform in [0, 1), D = K + 1: one per class, then a coin
+  Tensor weak_BCHW;                 // resized, cropped, flipped
+  std::vector<Tensor> strong_BCHW;  // each strong view: the same crop, colours changed
+  Tensor valid_BHW;                 // bool, false on padding
+  Tensor truth_BHW;                 // int64 labels that nothing learns from (data.unlabeled_truth); else undefined
+  // Per strong view, or once where weak views are mixed; AugSeg's two boxes are of labelled and of unlabelled content.
+  std::vector<Tensor> cutmix_box_B4;  // int64 top, left, bottom, right; all 0 where no CutMix is drawn
+  std::vector<Tensor> draw_BD;        // likewise: float32 uniform in [0, 1), D = K + 1: one per class, then a coin
 };
 
 // What one micro-batch holds. Parts that a method does not ask for are undefined.

@@ -38,11 +38,11 @@ int run(const Arguments& arguments) {
   const bool bf16 = resolve_bf16(config.run.precision, device);
   const auto data = open_dataset(config);
   TrainState state;
-  count_and_weigh(*data, config, &state);
+  const ClassCounts counts = count_and_weigh(*data, config, &state);
   const auto method = make_method(config, state, data->classes().size(), /*resumed=*/false, device);
   Optimizer optimizer(method->trained(), config.optim);
   const BatchNeeds needs = method->needs();
-  const LoaderOptions options = loader_options(config, needs, device);
+  const LoaderOptions options = loader_options(config, needs, device, counts);
   const double images = static_cast<double>(options.batch_labeled + (needs.unlabeled ? options.batch_unlabeled : 0));
   log_info(str(config.model.backbone, " ", config.model.decoder, ", ", config.semi.method, ", crop ", options.view.crop_H, "x",
                options.view.crop_W, ", ", images, " images, ", describe_device(device), ", ", bf16 ? "bf16" : "fp32"));

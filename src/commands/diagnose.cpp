@@ -450,16 +450,12 @@ std::string core_of(std::string stem) {
   for (bool again = true; again;) {
     again = false;
     for (const std::string& suffix : appended)
-      if (stem.size() > suffix.size() && stem.compare(stem.size() - suffix.size(), suffix.size(), suffix) == 0) {
+      if (stem.size() > suffix.size() && stem.ends_with(suffix)) {
         stem.resize(stem.size() - suffix.size());
         again = true;
       }
   }
   return stem;
-}
-
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 std::vector<LabelFile> label_files(const std::string& dir, const std::string& flag) {
@@ -469,14 +465,14 @@ std::vector<LabelFile> label_files(const std::string& dir, const std::string& fl
     const std::string extension = entry.path().extension().string(), stem = entry.path().stem().string();
     if (!entry.is_regular_file() || (extension != ".png" && extension != ".bmp" && extension != ".tif" && extension != ".tiff"))
       continue;
-    if (ends_with(stem, "_color") || ends_with(stem, "_instanceIds") || ends_with(stem, "_overlay")) continue;  // pictures
+    if (stem.ends_with("_color") || stem.ends_with("_instanceIds") || stem.ends_with("_overlay")) continue;  // pictures
     files.push_back({entry.path().string(), fs::relative(entry.path(), dir).replace_extension().string(), stem, core_of(stem)});
   }
   std::sort(files.begin(), files.end(), [](const LabelFile& a, const LabelFile& b) { return a.path < b.path; });
   // Cityscapes keeps both kinds of ids side by side: the train ids are meant.
   const auto is_double = [&](const LabelFile& file) {
-    return ends_with(file.stem, "_labelIds") && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
-             return other.core == file.core && ends_with(other.stem, "_labelTrainIds");
+    return file.stem.ends_with("_labelIds") && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
+             return other.core == file.core && other.stem.ends_with("_labelTrainIds");
            });
   };
   std::vector<LabelFile> kept;
@@ -538,7 +534,7 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
                   prediction.path, "compare predictions at the labels' size: " + label.path);
     if (classes) {
       const auto map = [&](const Tensor& values_HW, const LabelFile& file) {
-        const bool label_ids = ends_with(file.stem, "_labelIds") && !classes->label_ids.empty();
+        const bool label_ids = file.stem.ends_with("_labelIds") && !classes->label_ids.empty();
         return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
       };
       label_HW = map(label_HW, label);

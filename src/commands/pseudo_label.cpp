@@ -17,9 +17,7 @@ double threshold_of(const std::string& text) {
 
 // The config's own where its method takes labels by one number.
 double threshold_of(const SemiConfig& semi) {
-  const auto& reads = settings_of_method(semi.method).reads;
-  const bool read = std::find(reads.begin(), reads.end(), "semi.threshold") != reads.end();
-  return read && semi.threshold.kind == "fixed" ? semi.threshold.value : 0;
+  return method_reads(semi.method, "semi.threshold") && semi.threshold.kind == "fixed" ? semi.threshold.value : 0;
 }
 
 // "A,B,.."

@@ -15,10 +15,6 @@ constexpr const char* kTrainIdsEnd = "_labelTrainIds.png";
 constexpr const char* kLabelIdsEnd = "_labelIds.png";
 constexpr const char* kLayoutHint = "data.root must hold leftImg8bit/{train,val}/CITY and gtFine/{train,val}/CITY";
 
-bool ends_with(const std::string& text, std::string_view end) {
-  return text.size() >= end.size() && std::string_view(text).substr(text.size() - end.size()) == end;
-}
-
 std::string replace_end(const std::string& text, std::string_view end, const std::string& by) {
   return text.substr(0, text.size() - end.size()) + by;
 }
@@ -89,7 +85,7 @@ class Reader {
     for (const fs::path& city : sorted_children(root_ / folder)) {
       if (!fs::is_directory(city)) continue;
       for (const fs::path& image : sorted_children(city)) {
-        if (!ends_with(image.filename().string(), kImageEnd)) continue;
+        if (!image.filename().string().ends_with(kImageEnd)) continue;
         const std::string name = replace_end(image.filename().string(), kImageEnd, std::string("_gtFine") + kTrainIdsEnd);
         FileEntry entry;
         entry.id = (folder / city.filename() / image.filename()).string();
@@ -126,13 +122,13 @@ class Reader {
   // Where the train ids do not exist but the label ids do, takes these. True when it did.
   bool find_label(FileEntry& entry) const {
     bool replaced = false;
-    if (ends_with(entry.label, kTrainIdsEnd) && !is_file(entry.label)) {
+    if (entry.label.ends_with(kTrainIdsEnd) && !is_file(entry.label)) {
       const std::string label_ids = replace_end(entry.label, kTrainIdsEnd, kLabelIdsEnd);
       replaced = is_file(label_ids);
       if (replaced) entry.label = label_ids;
     }
     // Other classes than Cityscapes' own say themselves what the stored values mean.
-    entry.label_ids = own_classes_ && ends_with(entry.label, kLabelIdsEnd);
+    entry.label_ids = own_classes_ && entry.label.ends_with(kLabelIdsEnd);
     return replaced;
   }
 

@@ -33,17 +33,16 @@ class CrossPseudoSupervision : public Method {
 
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& unlabeled = batch.unlabeled;
-    const int64_t H = unlabeled.weak_BCHW.size(2), W = unlabeled.weak_BCHW.size(3);
 
     // Labels of both networks, each mixed by the same masks.
     std::array<PseudoLabels, 2> unmixed, labels;
-    for (size_t i = 0; i < 2; ++i) labels[i] = unmixed[i] = label(branches_[i], unlabeled, /*observe=*/true);
+    for (size_t i = 0; i < 2; ++i)
+      labels[i] = unmixed[i] = branches_[i].labeler->observe(predict(branches_[i], unlabeled), unlabeled);
     auto image_BCHW = unlabeled.weak_BCHW;
     if (mix_) {
-      const std::array<PseudoLabels, 2> others{label(branches_[0], batch.mix, false), label(branches_[1], batch.mix, false)};
-      const auto mask_BHW = config_.mix == "classmix"
-                                ? class_mask(others[0].class_BHW, others[0].valid_BHW, unlabeled.draw_BD.at(0), num_classes_)
-                                : box_mask(unlabeled.cutmix_box_B4.at(0), H, W);
+      std::array<PseudoLabels, 2> others;
+      for (size_t i = 0; i < 2; ++i) others[i] = branches_[i].labeler->label(predict(branches_[i], batch.mix), batch.mix);
+      const auto mask_BHW = mix_mask(config_.mix, others[0], unlabeled, 0);
       image_BCHW = paste(mask_BHW, batch.mix.weak_BCHW, image_BCHW);
       for (size_t i = 0; i < 2; ++i) labels[i] = paste(mask_BHW, others[i], labels[i]);
     }
@@ -55,8 +54,8 @@ class CrossPseudoSupervision : public Method {
       const auto mixed_BKhw = self.network->forward(image_BCHW);
       const auto labeled_BKhw = self.network->forward(batch.labeled.image_BCHW);
       const auto l_x = loss_(labeled_BKhw, batch.labeled.label_BHW);
-      const auto l_u = pseudo_label_loss(mixed_BKhw, of_other, other.threshold->accept(of_other), weight_K_,
-                                         config_.normalize == "accepted");
+      const auto l_u =
+          pseudo_label_loss(mixed_BKhw, of_other, other.labeler->accept(of_other), weight_K_, config_.normalize == "accepted");
       supervised = i == 0 ? l_x : supervised + l_x;
       unsupervised = i == 0 ? l_u : unsupervised + l_u;
     }
@@ -65,34 +64,25 @@ class CrossPseudoSupervision : public Method {
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};
-    count_pseudo_labels(unmixed[0], branches_[0].threshold->accept(unmixed[0]), num_classes_, &out);
+    count_pseudo_labels(unmixed[0], branches_[0].labeler->accept(unmixed[0]), num_classes_, &out);
     return out;
   }
 
  private:
   struct Branch {
     std::shared_ptr<Segmenter> network;
-    std::shared_ptr<Threshold> threshold;
-    std::shared_ptr<DistributionAlignment> alignment;  // may be empty
+    std::shared_ptr<Labeler> labeler;
   };
 
   Branch make_branch(const std::string& name, uint32_t purpose, const MethodParts& parts) {
-    Branch branch{register_module(name, parts.make_network(purpose)),
-                  register_module(name + "_threshold", std::make_shared<Threshold>(config_.threshold, num_classes_)), nullptr};
-    if (config_.align_distribution)
-      branch.alignment = register_module(name + "_alignment", std::make_shared<DistributionAlignment>(parts.label_share));
-    return branch;
+    return {register_module(name, parts.make_network(purpose)),
+            register_module(name + "_labeler", std::make_shared<Labeler>(config_, parts.label_share, num_classes_))};
   }
 
-  // In the mode the network is in (training), without gradient.
-  static PseudoLabels label(const Branch& branch, const UnlabeledBatch& images, bool observe) {
+  // Logits in the mode that the network is in (training), without gradient.
+  static Tensor predict(const Branch& branch, const UnlabeledBatch& images) {
     at::NoGradGuard no_grad;
-    auto logits_BKhw = branch.network->forward(images.weak_BCHW);
-    if (branch.alignment && observe) branch.alignment->observe(logits_BKhw, images.valid_BHW);
-    if (branch.alignment) logits_BKhw = branch.alignment->align(logits_BKhw);
-    const auto labels = make_pseudo_labels(logits_BKhw, images.valid_BHW, images.truth_BHW);
-    if (observe) branch.threshold->observe(logits_BKhw, labels);
-    return labels;
+    return branch.network->forward(images.weak_BCHW);
   }
 
   SemiConfig config_;

@@ -27,9 +27,7 @@ class WeakToStrong : public Method {
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
-        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
-    if (config.align_distribution)
-      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
+        labeler_(register_module("labeler", std::make_shared<Labeler>(config, parts.label_share, num_classes_))) {
     if (config.feature_dropout > 0)
       dropout_ = register_module("feature_dropout", std::make_shared<Dropout2d>(config.feature_dropout));
   }
@@ -57,33 +55,25 @@ class WeakToStrong : public Method {
     if (dropout_)
       for (auto& feature : features) feature = at::cat({feature, dropout_->forward(feature.narrow(0, labeled, B))});
     const auto logits_BKhw = student_->decode(features);
-    auto weak_BKhw =
+    const auto weak_BKhw =
         teacher_.is_student() ? logits_BKhw.narrow(0, labeled, B).detach() : teacher_.predict(unlabeled.weak_BCHW, progress);
 
-    // Pseudo-labels.
-    if (alignment_) {
-      alignment_->observe(weak_BKhw, unlabeled.valid_BHW);
-      weak_BKhw = alignment_->align(weak_BKhw);
-      if (mix_BKhw.defined()) mix_BKhw = alignment_->align(mix_BKhw);
-    }
-    const auto labels = make_pseudo_labels(weak_BKhw, unlabeled.valid_BHW, unlabeled.truth_BHW);
-    threshold_->observe(weak_BKhw, labels);
-    const auto accepted_BHW = threshold_->accept(labels);
+    const auto labels = labeler_->observe(weak_BKhw, unlabeled);
     std::optional<PseudoLabels> mix;
-    if (mix_BKhw.defined()) mix = make_pseudo_labels(mix_BKhw, batch.mix.valid_BHW, batch.mix.truth_BHW);
+    if (mix_BKhw.defined()) mix = labeler_->label(mix_BKhw, batch.mix);
 
     // Strong views, mixed, in one pass.
     std::vector<Tensor> strong = unlabeled.strong_BCHW;
     std::vector<PseudoLabels> strong_labels(strong.size(), labels);
     for (size_t view = 0; mix && view < strong.size(); ++view) {
-      const auto mask_BHW = mask_of(*mix, unlabeled, view);
+      const auto mask_BHW = mix_mask(config_.mix, *mix, unlabeled, view);
       strong[view] = paste(mask_BHW, batch.mix.strong_BCHW[view], strong[view]);
       strong_labels[view] = paste(mask_BHW, *mix, labels);
     }
     const auto strong_BKhw = student_->forward(at::cat(strong));
 
     const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-      return pseudo_label_loss(student_BKhw, of, threshold_->accept(of), weight_K_, config_.normalize == "accepted");
+      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
     };
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
     Tensor unsupervised;
@@ -98,7 +88,7 @@ class WeakToStrong : public Method {
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};
-    count_pseudo_labels(labels, accepted_BHW, num_classes_, &out);
+    count_pseudo_labels(labels, labeler_->accept(labels), num_classes_, &out);
     return out;
   }
 
@@ -106,19 +96,13 @@ class WeakToStrong : public Method {
   void end_epoch(const Progress& progress, std::optional<double>) override { teacher_.end_epoch(progress); }
 
  private:
-  Tensor mask_of(const PseudoLabels& mix, const UnlabeledBatch& unlabeled, size_t view) const {
-    if (config_.mix == "classmix") return class_mask(mix.class_BHW, mix.valid_BHW, unlabeled.draw_BD[view], num_classes_);
-    return box_mask(unlabeled.cutmix_box_B4[view], mix.class_BHW.size(1), mix.class_BHW.size(2));
-  }
-
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
   Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
   Teacher teacher_;
-  std::shared_ptr<Threshold> threshold_;
-  std::shared_ptr<DistributionAlignment> alignment_;
+  std::shared_ptr<Labeler> labeler_;
   std::shared_ptr<Dropout2d> dropout_;
 };
 

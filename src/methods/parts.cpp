@@ -3,23 +3,9 @@
 #include <ATen/ATen.h>
 
 namespace semiseg {
-namespace {
-
-// A network that is only ever predicted with.
-std::shared_ptr<Segmenter> frozen(std::shared_ptr<Segmenter> network) {
-  for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
-  network->eval();
-  return network;
-}
-
-}  // namespace
-
-EmaTeacher::EmaTeacher(std::shared_ptr<Segmenter> network, double decay)
-    : network_(frozen(std::move(network))), decay_(decay) {}
-
-void EmaTeacher::follow(const Segmenter& student, int64_t step) {
+void follow_as_average(torch::nn::Module& average, const torch::nn::Module& module, double decay, int64_t step) {
   at::NoGradGuard no_grad;
-  const double keep = std::min(1.0 - 1.0 / static_cast<double>(step + 1), decay_);
+  const double keep = std::min(1.0 - 1.0 / static_cast<double>(step + 1), decay);
   std::vector<Tensor> teacher, target;
   const auto pair_up = [&](const std::vector<Tensor>& to, const std::vector<Tensor>& from) {
     for (size_t i = 0; i < to.size(); ++i) {
@@ -31,8 +17,8 @@ void EmaTeacher::follow(const Segmenter& student, int64_t step) {
       }
     }
   };
-  pair_up(network_->parameters(), student.parameters());
-  pair_up(network_->buffers(), student.buffers());
+  pair_up(average.parameters(), module.parameters());
+  pair_up(average.buffers(), module.buffers());
   at::_foreach_lerp_(teacher, target, 1.0 - keep);
 }
 

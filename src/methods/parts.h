@@ -8,17 +8,28 @@
 
 namespace semiseg {
 
+// Puts a module into eval mode without gradient: it is only ever predicted with.
+template <class Module>
+std::shared_ptr<Module> frozen(std::shared_ptr<Module> module) {
+  for (auto& parameter : module->parameters()) parameter.set_requires_grad(false);
+  module->eval();
+  return module;
+}
+
+// average <- a average + (1 - a) module with a = min(1 - 1 / (step + 1), decay), parameters and buffers: a plain copy after the
+// first update. The modules are alike.
+void follow_as_average(torch::nn::Module& average, const torch::nn::Module& module, double decay, int64_t step);
+
 // A copy of the student that follows it as an exponential moving average, parameters and buffers (Mean Teacher, Tarvainen and
 // Valpola 2017; buffers as UniMatch-V2 and AugSeg). It predicts in eval mode and is never trained.
 class EmaTeacher {
  public:
   // `network` starts with the student's weights.
-  EmaTeacher(std::shared_ptr<Segmenter> network, double decay);
+  EmaTeacher(std::shared_ptr<Segmenter> network, double decay) : network_(frozen(std::move(network))), decay_(decay) {}
 
   Segmenter& network() { return *network_; }
 
-  // teacher <- a teacher + (1 - a) student with a = min(1 - 1 / (step + 1), decay): a plain copy after the first update.
-  void follow(const Segmenter& student, int64_t step);
+  void follow(const Segmenter& student, int64_t step) { follow_as_average(*network_, student, decay_, step); }
 
  private:
   std::shared_ptr<Segmenter> network_;

@@ -17,10 +17,7 @@ class PastModels {
   // as "history".
   PastModels(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner) : seed_(parts.seed) {
     for (int64_t i = 0; i < config.history; ++i) {
-      auto network = parts.make_network(0);
-      for (auto& parameter : network->parameters()) parameter.set_requires_grad(false);
-      network->eval();
-      networks_.push_back(owner.register_module("history_" + std::to_string(i), std::move(network)));
+      networks_.push_back(owner.register_module("history_" + std::to_string(i), frozen(parts.make_network(0))));
     }
     const auto counters = owner.register_module("history", std::make_shared<torch::nn::Module>("history"));
     stored_1_ = counters->register_buffer("stored", at::zeros({1}, at::kLong));
@@ -108,9 +105,7 @@ class PrevMatch : public Method {
         num_classes_(parts.num_classes),
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
-        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
-    if (config.align_distribution)
-      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
+        labeler_(register_module("labeler", std::make_shared<Labeler>(config, parts.label_share, num_classes_))) {
     if (config.feature_dropout > 0)
       dropout_ = register_module("feature_dropout", std::make_shared<Dropout2d>(config.feature_dropout));
     past_.emplace(config, parts, *this);  // last, so that the dropout layers before draw as UniMatch's do
@@ -144,15 +139,13 @@ class PrevMatch : public Method {
     const auto logits_BKhw = student_->decode(features);
     const auto weak_BKhw = logits_BKhw.narrow(0, labeled, B).detach();
 
-    // Pseudo-labels.
-    if (alignment_) alignment_->observe(weak_BKhw, unlabeled.valid_BHW);
-    const auto own = labels_of(weak_BKhw, mix_BKhw, batch);
-    threshold_->observe(alignment_ ? alignment_->align(weak_BKhw) : weak_BKhw, own.weak);
+    Labels own{labeler_->observe(weak_BKhw, unlabeled), {}};
+    if (mixing) own.mix = labeler_->label(mix_BKhw, batch.mix);
 
     // Strong views, mixed, in one pass.
     std::vector<Tensor> strong = unlabeled.strong_BCHW, mask_BHW;
     for (size_t view = 0; mixing && view < strong.size(); ++view) {
-      mask_BHW.push_back(mask_of(*own.mix, unlabeled, view));
+      mask_BHW.push_back(mix_mask(config_.mix, *own.mix, unlabeled, view));
       strong[view] = paste(mask_BHW[view], batch.mix.strong_BCHW[view], strong[view]);
     }
     const auto strong_BKhw = student_->forward(at::cat(strong));
@@ -172,22 +165,23 @@ class PrevMatch : public Method {
       return dropout_ ? (mean + loss_on(logits_BKhw.narrow(0, labeled + B, B), labels.weak)) / 2 : mean;
     };
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
-    auto unsupervised = unsupervised_by(own, [&](const PseudoLabels& of) { return threshold_->accept(of); });
+    auto unsupervised = unsupervised_by(own, [&](const PseudoLabels& of) { return labeler_->accept(of); });
     double r = 0;
     if (past_BKhw.defined()) {
       r = past_weight(progress);
-      const auto past = labels_of(past_BKhw.narrow(0, 0, B), mixing ? past_BKhw.narrow(0, B, B) : Tensor(), batch);
-      unsupervised = unsupervised + r * unsupervised_by(past, [&](const PseudoLabels& of) {
-                                      return threshold_->accept(of).logical_or(
-                                          (of.confidence_BHW >= kPastConfidence).logical_and(of.valid_BHW));
-                                    });
+      Labels past{labeler_->label(past_BKhw.narrow(0, 0, B), unlabeled), {}};
+      if (mixing) past.mix = labeler_->label(past_BKhw.narrow(0, B, B), batch.mix);
+      unsupervised = unsupervised +
+                     r * unsupervised_by(past, [&](const PseudoLabels& of) {
+                       return labeler_->accept(of).logical_or((of.confidence_BHW >= kPastConfidence).logical_and(of.valid_BHW));
+                     });
     }
 
     StepOutput out{(supervised + unsupervised_weight(config_, progress) * unsupervised) / (2 + r),
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};
-    count_pseudo_labels(own.weak, threshold_->accept(own.weak), num_classes_, &out);
+    count_pseudo_labels(own.weak, labeler_->accept(own.weak), num_classes_, &out);
     return out;
   }
 
@@ -204,21 +198,6 @@ class PrevMatch : public Method {
     std::optional<PseudoLabels> mix;
   };
 
-  // `mix_BKhw` is undefined without mixing.
-  Labels labels_of(const Tensor& weak_BKhw, const Tensor& mix_BKhw, const TrainBatch& batch) const {
-    const auto of = [&](const Tensor& logits_BKhw, const UnlabeledBatch& images) {
-      return make_pseudo_labels(alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw, images.valid_BHW, images.truth_BHW);
-    };
-    Labels labels{of(weak_BKhw, batch.unlabeled), {}};
-    if (mix_BKhw.defined()) labels.mix = of(mix_BKhw, batch.mix);
-    return labels;
-  }
-
-  Tensor mask_of(const PseudoLabels& mix, const UnlabeledBatch& unlabeled, size_t view) const {
-    if (config_.mix == "classmix") return class_mask(mix.class_BHW, mix.valid_BHW, unlabeled.draw_BD[view], num_classes_);
-    return box_mask(unlabeled.cutmix_box_B4[view], mix.class_BHW.size(1), mix.class_BHW.size(2));
-  }
-
   // r of the step's epoch.
   static double past_weight(const Progress& progress) {
     const int64_t epochs = (progress.total_steps + progress.steps_per_epoch - 1) / progress.steps_per_epoch;
@@ -232,8 +211,7 @@ class PrevMatch : public Method {
   int64_t num_classes_;
   Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
-  std::shared_ptr<Threshold> threshold_;
-  std::shared_ptr<DistributionAlignment> alignment_;
+  std::shared_ptr<Labeler> labeler_;
   std::shared_ptr<Dropout2d> dropout_;
   std::optional<PastModels> past_;
 };

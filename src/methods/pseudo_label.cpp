@@ -20,10 +20,7 @@ class PseudoLabel : public Method {
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
-        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
-    if (config.align_distribution)
-      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
-  }
+        labeler_(register_module("labeler", std::make_shared<Labeler>(config, parts.label_share, num_classes_))) {}
 
   BatchNeeds needs() const override { return {.unlabeled = true}; }
   Segmenter& predictor() override { return teacher_.predictor(); }
@@ -39,14 +36,9 @@ class PseudoLabel : public Method {
     const auto weak_BKhw = logits_BKhw.narrow(0, image_BCHW.size(0), unlabeled.weak_BCHW.size(0));
     const auto supervised = loss_(labeled_BKhw, label_BHW);
 
-    auto teacher_BKhw = teacher_.is_student() ? weak_BKhw.detach() : teacher_.predict(unlabeled.weak_BCHW, progress);
-    if (alignment_) {
-      alignment_->observe(teacher_BKhw, unlabeled.valid_BHW);
-      teacher_BKhw = alignment_->align(teacher_BKhw);
-    }
-    const auto labels = make_pseudo_labels(teacher_BKhw, unlabeled.valid_BHW, unlabeled.truth_BHW);
-    threshold_->observe(teacher_BKhw, labels);
-    const auto accepted_BHW = threshold_->accept(labels);
+    const auto labels = labeler_->observe(
+        teacher_.is_student() ? weak_BKhw.detach() : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
+    const auto accepted_BHW = labeler_->accept(labels);
     const auto unsupervised = pseudo_label_loss(weak_BKhw, labels, accepted_BHW, weight_K_, config_.normalize == "accepted");
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
@@ -67,8 +59,7 @@ class PseudoLabel : public Method {
   Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
   Teacher teacher_;
-  std::shared_ptr<Threshold> threshold_;
-  std::shared_ptr<DistributionAlignment> alignment_;
+  std::shared_ptr<Labeler> labeler_;
 };
 
 const bool kRegistered = methods().add("pseudo_label", [](const SemiConfig& config, const MethodParts& parts) {

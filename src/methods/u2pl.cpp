@@ -34,22 +34,6 @@ class Projector : public torch::nn::Module {
 
   Tensor forward(const Tensor& x_BChw) { return layers_->forward(x_BChw); }
 
-  // Kaiming uniform, fan in; biases 0, scales 1.
-  void initialize(uint64_t seed) {
-    at::NoGradGuard no_grad;
-    for (const auto& item : named_parameters()) {
-      const Tensor& parameter = item.value();
-      if (parameter.dim() != 4) {
-        parameter.fill_(item.key().ends_with(".bias") ? 0 : 1);
-        continue;
-      }
-      Random random(seed, Purpose::kInit, hash_name("projector." + item.key()));
-      const double bound = std::sqrt(6.0 / static_cast<double>(parameter[0].numel()));
-      float* values = parameter.data_ptr<float>();
-      for (int64_t i = 0; i < parameter.numel(); ++i) values[i] = static_cast<float>(random.uniform(-bound, bound));
-    }
-  }
-
  private:
   std::shared_ptr<Sequential> layers_;
 };
@@ -123,10 +107,9 @@ class U2pl : public Method {
         projector_(register_module("projector", std::make_shared<Projector>(student_->decoder_channels()))),
         teacher_projector_(register_module("teacher_projector", std::make_shared<Projector>(student_->decoder_channels()))),
         bank_(register_module("bank", std::make_shared<MemoryBank>(num_classes_))) {
-    projector_->initialize(parts.seed);
-    teacher_projector_->initialize(parts.seed);
-    for (auto& parameter : teacher_projector_->parameters()) parameter.set_requires_grad(false);
-    teacher_projector_->eval();
+    for (auto* projector : {projector_.get(), teacher_projector_.get()})
+      initialize_parameters(*projector, "projector.", parts.seed);
+    frozen(teacher_projector_);
   }
 
   BatchNeeds needs() const override {
@@ -153,9 +136,7 @@ class U2pl : public Method {
     if (needs().mix) {
       const auto mix =
           make_pseudo_labels(predict_logits(teacher_.network(), batch.mix.weak_BCHW), batch.mix.valid_BHW, batch.mix.truth_BHW);
-      const auto mask_BHW = config_.mix == "classmix"
-                                ? class_mask(mix.class_BHW, mix.valid_BHW, unlabeled.draw_BD.at(0), num_classes_)
-                                : box_mask(unlabeled.cutmix_box_B4.at(0), strong_BCHW.size(2), strong_BCHW.size(3));
+      const auto mask_BHW = mix_mask(config_.mix, mix, unlabeled, 0);
       strong_BCHW = paste(mask_BHW, batch.mix.strong_BCHW.at(0), strong_BCHW);
       labels = paste(mask_BHW, mix, labels);
     }
@@ -220,17 +201,7 @@ class U2pl : public Method {
 
   void after_update(const Progress& progress) override {
     teacher_.follow(*student_, progress.step);
-    const double keep = std::min(1.0 - 1.0 / static_cast<double>(progress.step + 1), config_.ema_decay);
-    const auto follow = [&](const std::vector<Tensor>& to, const std::vector<Tensor>& from) {
-      for (size_t i = 0; i < to.size(); ++i) {
-        if (to[i].is_floating_point())
-          Tensor(to[i]).lerp_(from[i], 1 - keep);
-        else
-          Tensor(to[i]).copy_(from[i]);
-      }
-    };
-    follow(teacher_projector_->parameters(), projector_->parameters());
-    follow(teacher_projector_->buffers(), projector_->buffers());
+    follow_as_average(*teacher_projector_, *projector_, config_.ema_decay, progress.step);
   }
 
  private:

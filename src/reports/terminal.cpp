@@ -9,12 +9,6 @@
 namespace semiseg {
 namespace {
 
-std::string format(const char* pattern, auto... values) {
-  char text[512];
-  std::snprintf(text, sizeof(text), pattern, values...);
-  return text;
-}
-
 std::string percent(const MaybeFraction& value) { return value ? format("%6.2f", 100 * *value) : "     -"; }
 
 std::string duration(double seconds) {
