@@ -464,6 +464,9 @@ const std::vector<Setting>& settings() {
               "of the network's arithmetic; auto takes bf16 where the device computes it natively"),
       setting("run.deterministic", at(&C::run, &RunConfig::deterministic), Switch{}, "only deterministic kernels"),
 
+      setting("ops.fused", at(&C::ops, &OpsConfig::fused), Switch{},
+              "one pass from low-resolution logits to losses, pseudo-labels and scores; false: the plain forms, to compare"),
+
       setting("data.format", at(&C::data, &DataConfig::format), Choice{[] { return datasets().names(); }},
               "how the data lies on disk"),
       setting("data.root", at(&C::data, &DataConfig::root), Text{}, "folder that paths in lists are relative to"),

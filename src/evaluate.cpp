@@ -10,16 +10,21 @@
 namespace semiseg {
 namespace {
 
-// Logits at stride 4 of an image padded with the mean colour (0 after normalisation) to what the network wants, upsampled and
-// cut back to the image: [B, K, H, W].
-Tensor whole_logits(Segmenter& model, const Tensor& image_BCHW) {
+// Logits at the network's stride, and how they cover the image.
+struct CoveringLogits {
+  Tensor logits_BKhw;
+  Upsampling to;
+};
+
+// Of an image padded with the mean colour (0 after normalisation) to what the network wants.
+CoveringLogits whole_logits(Segmenter& model, const Tensor& image_BCHW) {
   const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
   const int64_t padded_H = padded_side(H), padded_W = padded_side(W);
   const auto padded =
       padded_H == H && padded_W == W
           ? image_BCHW
           : at::constant_pad_nd(image_BCHW, {0, padded_W - W, 0, padded_H - H}, 0).contiguous(at::MemoryFormat::ChannelsLast);
-  return upsample_logits(model.forward(padded), padded_H, padded_W).narrow(2, 0, H).narrow(3, 0, W);
+  return {model.forward(padded), {.H = H, .W = W, .grid_H = padded_H, .grid_W = padded_W}};
 }
 
 // Starts of windows that cover 0..side-1; the last one is moved back to end at the edge.
@@ -38,28 +43,26 @@ Tensor sliding_probabilities(Segmenter& model, const Tensor& image_BCHW, const E
   for (const int64_t top : window_starts(H, window_H, eval.stride.at(0)))
     for (const int64_t left : window_starts(W, window_W, eval.stride.at(1))) {
       const auto window = image_BCHW.narrow(2, top, window_H).narrow(3, left, window_W);
-      sum.narrow(2, top, window_H).narrow(3, left, window_W) +=
-          whole_logits(model, window.contiguous(at::MemoryFormat::ChannelsLast)).softmax(1);
+      const auto [logits_BKhw, to] = whole_logits(model, window.contiguous(at::MemoryFormat::ChannelsLast));
+      upsample_add_softmax(logits_BKhw, to, sum.narrow(2, top, window_H).narrow(3, left, window_W));
       windows.narrow(2, top, window_H).narrow(3, left, window_W) += 1;
     }
   return sum / windows;
 }
 
-// Scores of each class at each pixel of one image, with probabilities summed over `views` of it, or logits where `views` is 0.
-struct ClassScores {
-  Tensor score_1KHW;
-  int64_t views = 0;
-};
+// Mean over the windows that cover a pixel, or of the one that covers all.
+Tensor probabilities(Segmenter& model, const Tensor& image_BCHW, const EvalConfig& eval) {
+  if (eval.mode == "sliding") return sliding_probabilities(model, image_BCHW, eval);
+  const auto [logits_BKhw, to] = whole_logits(model, image_BCHW);
+  auto probability_BKHW = at::zeros({image_BCHW.size(0), model.num_classes(), to.H, to.W}, image_BCHW.options());
+  upsample_add_softmax(logits_BKhw, to, probability_BKHW);
+  return probability_BKHW;
+}
 
-ClassScores class_scores(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
-  const EvalConfig& eval = options.eval;
-  const int64_t H = image_HWC.size(0), W = image_HWC.size(1);
-  const auto image_BCHW = normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);
-  const bool sliding = eval.mode == "sliding";
-
-  if (!sliding && !eval.flip && eval.scales == std::vector<double>{1.0}) return {whole_logits(model, image_BCHW), 0};
-
-  ClassScores sum;
+// Mean probabilities over all scales and flips of one image, float32 [1, K, H, W].
+Tensor mean_probabilities(Segmenter& model, const Tensor& image_BCHW, const EvalConfig& eval) {
+  const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
+  Tensor sum_BKHW;
   for (const double scale : eval.scales) {
     const int64_t h = std::max<int64_t>(1, std::llround(static_cast<double>(H) * scale));
     const int64_t w = std::max<int64_t>(1, std::llround(static_cast<double>(W) * scale));
@@ -67,14 +70,22 @@ ClassScores class_scores(Segmenter& model, const Tensor& image_HWC, const EvalOp
     for (const bool flip : {false, true}) {
       if (flip && !eval.flip) continue;
       const auto view = (flip ? scaled.flip({3}) : scaled).contiguous(at::MemoryFormat::ChannelsLast);
-      auto probability = sliding ? sliding_probabilities(model, view, eval) : whole_logits(model, view).softmax(1);
+      auto probability = probabilities(model, view, eval);
       if (flip) probability = probability.flip({3});
       if (h != H || w != W) probability = at::upsample_bilinear2d(probability, {H, W}, /*align_corners=*/false);
-      sum.score_1KHW = sum.score_1KHW.defined() ? sum.score_1KHW.add_(probability) : probability.contiguous();
-      ++sum.views;
+      sum_BKHW = sum_BKHW.defined() ? sum_BKHW.add_(probability) : probability.contiguous();
     }
   }
-  return sum;
+  return sum_BKHW.div_(static_cast<double>(eval.scales.size()) * (eval.flip ? 2 : 1));
+}
+
+// Whether the classes follow from the logits of the whole image alone: then probabilities need not exist.
+bool one_view(const EvalConfig& eval) {
+  return eval.mode != "sliding" && !eval.flip && eval.scales == std::vector<double>{1.0};
+}
+
+Tensor on_device(const Tensor& image_HWC, const EvalOptions& options) {
+  return normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);  // [1, 3, H, W]
 }
 
 }  // namespace
@@ -82,15 +93,21 @@ ClassScores class_scores(Segmenter& model, const Tensor& image_HWC, const EvalOp
 Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
   at::NoGradGuard no_grad;
   const Autocast autocast(options.device, options.bf16);
-  return class_scores(model, image_HWC, options).score_1KHW.argmax(1).squeeze(0);  // softmax would not change the order
+  const auto image_BCHW = on_device(image_HWC, options);
+  if (!one_view(options.eval)) return mean_probabilities(model, image_BCHW, options.eval).argmax(1).squeeze(0);
+  const auto [logits_BKhw, to] = whole_logits(model, image_BCHW);
+  return upsample_argmax(logits_BKhw, to).squeeze(0);
 }
 
 Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
   at::NoGradGuard no_grad;
   const Autocast autocast(options.device, options.bf16);
-  const auto [score_1KHW, views] = class_scores(model, image_HWC, options);
-  const auto probability_1KHW = views == 0 ? score_1KHW.to(at::kFloat).softmax(1) : score_1KHW.to(at::kFloat) / views;
-  const auto [confidence_BHW, class_BHW] = probability_1KHW.max(1);
+  const auto image_BCHW = on_device(image_HWC, options);
+  if (one_view(options.eval)) {
+    const auto [logits_BKhw, to] = whole_logits(model, image_BCHW);
+    return upsample_predict(logits_BKhw, to);
+  }
+  const auto [confidence_BHW, class_BHW] = mean_probabilities(model, image_BCHW, options.eval).max(1);
   return {class_BHW, confidence_BHW};
 }
 
@@ -109,8 +126,17 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
       return std::nullopt;
     }
     const Sample sample = reader.next();
-    const auto prediction_HW = predict_image(model, sample.image_HWC, options);
-    matrix.add(prediction_HW, sample.label_HW);
+    Tensor prediction_HW;
+    if (one_view(options.eval)) {
+      at::NoGradGuard no_grad;
+      const Autocast autocast(options.device, options.bf16);
+      const auto [logits_BKhw, to] = whole_logits(model, on_device(sample.image_HWC, options));
+      const auto prediction_BHW = matrix.add_logits(logits_BKhw, sample.label_HW.unsqueeze(0), to, /*want_prediction=*/!!seen);
+      if (seen) prediction_HW = prediction_BHW.squeeze(0);
+    } else {
+      prediction_HW = predict_image(model, sample.image_HWC, options);
+      matrix.add(prediction_HW, sample.label_HW);
+    }
     if (seen) seen(index, prediction_HW);
   }
   model.train(training);

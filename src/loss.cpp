@@ -25,26 +25,16 @@ void scale_to_sum(std::vector<double>& weights, double sum) {
     for (double& weight : weights) weight *= sum / now;
 }
 
-// sum(loss) / sum(weight), the loss being weighted already. Where nothing is counted the sum is 0, and so is the mean.
-Tensor mean(const Tensor& loss_BHW, const Tensor& weight_BHW) {
-  const auto divisor = weight_BHW.sum();
-  return loss_BHW.sum() / at::where(divisor > 0, divisor, at::ones_like(divisor));
-}
-
-// The pixels that OHEM keeps, bool [B, H, W]; of ignored ones it may keep any. cross_entropy_BHW is -ln p_y.
-Tensor hard_pixels(const Tensor& cross_entropy_BHW, const Tensor& label_BHW, const LossConfig& config) {
-  at::NoGradGuard no_grad;
+// The pixels that OHEM keeps, bool [B, H, W]; of ignored ones it may keep any. probability_BHW is that of the label.
+Tensor hard_pixels(const Tensor& probability_BHW, const Tensor& label_BHW, const LossConfig& config) {
   constexpr double kAboveAll = 2;  // ignored pixels are the last to be taken
-  const auto probability_BHW = cross_entropy_BHW.neg().exp().masked_fill(label_BHW == kIgnore, kAboveAll);
+  const auto sortable_BHW = probability_BHW.masked_fill(label_BHW == kIgnore, kAboveAll);
   const auto pixels = static_cast<double>(label_BHW.numel());
   const double wanted = config.ohem_min_kept > 1 ? config.ohem_min_kept : config.ohem_min_kept * pixels;
   const auto min_kept = static_cast<int64_t>(std::min(wanted, pixels));
-  const auto kept_BHW = probability_BHW <= config.ohem_threshold;
+  const auto kept_BHW = sortable_BHW <= config.ohem_threshold;
   if (min_kept == 0) return kept_BHW;
-  // kthvalue would do, but has no deterministic CUDA kernel.
-  const auto highest_kept =
-      std::get<0>(probability_BHW.flatten().topk(min_kept, /*dim=*/0, /*largest=*/false, /*sorted=*/false)).max();
-  return kept_BHW.logical_or(probability_BHW <= highest_kept);
+  return kept_BHW.logical_or(sortable_BHW <= kth_smallest(sortable_BHW, min_kept));
 }
 
 }  // namespace
@@ -101,26 +91,14 @@ SupervisedLoss::SupervisedLoss(const LossConfig& config, const std::vector<doubl
 Tensor SupervisedLoss::operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const {
   // Bilinear weights sum to 1: what is added before upsampling is added after it.
   const auto adjusted_BKhw = adjustment_K11_.defined() ? logits_BKhw.to(at::kFloat) + adjustment_K11_ : logits_BKhw;
-  const auto weight_BHW = weight_of(label_BHW);
+  CrossEntropyOptions options{.weight_K = weight_K_, .label_smoothing = config_.label_smoothing};
+  if (config_.kind == "ohem")
+    options.pixel_weight_BHW = hard_pixels(upsample_label_probability(adjusted_BKhw, label_BHW), label_BHW, config_);
   if (config_.kind == "focal") {
-    const auto cross_entropy_BHW = upsample_cross_entropy(adjusted_BKhw, label_BHW, /*weight_K=*/{}, 0);
-    // 1 - p_y, kept off 0, where the power's derivative may be infinite.
-    const auto doubt_BHW = cross_entropy_BHW.neg().expm1().neg().clamp_min(1e-6);
-    return mean(weight_BHW * doubt_BHW.pow(config_.focal_gamma) * cross_entropy_BHW, weight_BHW);
+    options.label_smoothing = 0;
+    options.focal_gamma = config_.focal_gamma;
   }
-  const auto loss_BHW = upsample_cross_entropy(adjusted_BKhw, label_BHW, weight_K_, config_.label_smoothing);
-  if (config_.kind == "ce") return mean(loss_BHW, weight_BHW);
-  // Without weights and smoothing the loss itself tells p_y.
-  const bool plain = !weight_K_.defined() && config_.label_smoothing == 0;
-  const auto cross_entropy_BHW = plain ? loss_BHW : upsample_cross_entropy(adjusted_BKhw.detach(), label_BHW, {}, 0);
-  const auto kept_BHW = hard_pixels(cross_entropy_BHW, label_BHW, config_);
-  return mean(loss_BHW * kept_BHW, weight_BHW * kept_BHW);
-}
-
-Tensor SupervisedLoss::weight_of(const Tensor& label_BHW) const {
-  const auto counted_BHW = label_BHW != kIgnore;
-  if (!weight_K_.defined()) return counted_BHW.to(at::kFloat);
-  return weight_K_.index_select(0, at::where(counted_BHW, label_BHW, 0).flatten()).view_as(label_BHW) * counted_BHW;
+  return mean_of(upsample_cross_entropy(adjusted_BKhw, label_BHW, options));
 }
 
 }  // namespace semiseg

@@ -70,6 +70,11 @@ void ConfusionMatrix::add(const Tensor& prediction, const Tensor& label) {
   counts_KK_ += counts.narrow(0, 0, bins).view({num_classes_, num_classes_});
 }
 
+Tensor ConfusionMatrix::add_logits(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to,
+                                   bool want_prediction) {
+  return upsample_confusion(logits_BKhw, label_BHW.to(counts_KK_.device()), to, counts_KK_, want_prediction);
+}
+
 void ConfusionMatrix::reset() { counts_KK_.zero_(); }
 
 Scores ConfusionMatrix::scores() const { return scores_of(counts_KK_); }

@@ -1,26 +1,96 @@
 #include "semiseg/ops.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <atomic>
+
+#include "ops/fused_cpu.h"
+#include "ops/plain.h"
 
 namespace semiseg {
+namespace {
+
+std::atomic<bool> fused_wanted = true;
+
+bool fused(const Tensor& logits_BKhw) { return fused_wanted && ops::fused_cpu::serves(logits_BKhw); }
+
+// The loss with the gradient that the forward pass has made already.
+class MadeGradient : public torch::autograd::Function<MadeGradient> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& logits_BKhw, const Tensor& loss,
+                        const Tensor& gradient_BKhw) {
+    context->save_for_backward({gradient_BKhw});
+    context->saved_data["type"] = static_cast<int64_t>(logits_BKhw.scalar_type());
+    return loss.clone();
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& above) {
+    const auto type = static_cast<at::ScalarType>(context->saved_data["type"].toInt());
+    return {(context->get_saved_variables()[0] * above[0]).to(type), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+void use_fused_ops(bool fused) { fused_wanted = fused; }
 
 Tensor upsample_logits(const Tensor& logits_BKhw, int64_t H, int64_t W) {
-  // Interpolation of contiguous float32 is the fastest plain form, and bfloat16 logits lose nothing more.
   return at::upsample_bilinear2d(logits_BKhw.to(at::kFloat).contiguous(), {H, W}, /*align_corners=*/true);  // [B, K, H, W]
 }
 
-Tensor upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const Tensor& weight_K,
-                              double label_smoothing) {
-  const auto logits_BKHW = upsample_logits(logits_BKhw, label_BHW.size(-2), label_BHW.size(-1));
-  return at::cross_entropy_loss(logits_BKHW, label_BHW, weight_K.defined() ? std::optional<Tensor>(weight_K) : std::nullopt,
-                                at::Reduction::None, kIgnore, label_smoothing);
+CrossEntropy upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {
+  TORCH_CHECK(options.focal_gamma == 0 || options.label_smoothing == 0, "a focal loss has no label smoothing");
+  if (!fused(logits_BKhw)) return ops::plain::cross_entropy(logits_BKhw, label_BHW, options);
+  const bool want_gradient = at::GradMode::is_enabled() && logits_BKhw.requires_grad();
+  auto [loss, weight, gradient_BKhw] = ops::fused_cpu::cross_entropy(logits_BKhw.detach(), label_BHW, options, want_gradient);
+  if (want_gradient) loss = MadeGradient::apply(logits_BKhw, loss, gradient_BKhw);
+  return {loss, weight};
 }
 
-Prediction upsample_predict(const Tensor& logits_BKhw, int64_t H, int64_t W) {
+Tensor mean_of(const CrossEntropy& sums) {
+  return sums.loss / at::where(sums.weight > 0, sums.weight, at::ones_like(sums.weight));
+}
+
+Tensor upsample_label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, bool align_corners) {
   at::NoGradGuard no_grad;
-  const auto probability_BKHW = upsample_logits(logits_BKhw, H, W).softmax(1);
-  auto [confidence_BHW, class_BHW] = probability_BKHW.max(1);
-  return {class_BHW, confidence_BHW};
+  return fused(logits_BKhw) ? ops::fused_cpu::label_probability(logits_BKhw, label_BHW, align_corners)
+                            : ops::plain::label_probability(logits_BKhw, label_BHW, align_corners);
+}
+
+Prediction upsample_predict(const Tensor& logits_BKhw, const Upsampling& to) {
+  at::NoGradGuard no_grad;
+  return fused(logits_BKhw) ? ops::fused_cpu::predict(logits_BKhw, to, /*want_confidence=*/true)
+                            : ops::plain::predict(logits_BKhw, to);
+}
+
+Tensor upsample_argmax(const Tensor& logits_BKhw, const Upsampling& to) {
+  at::NoGradGuard no_grad;
+  return fused(logits_BKhw) ? ops::fused_cpu::predict(logits_BKhw, to, /*want_confidence=*/false).class_BHW
+                            : ops::plain::argmax(logits_BKhw, to);
+}
+
+Tensor upsample_confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, Tensor& counts_KK,
+                          bool want_prediction) {
+  at::NoGradGuard no_grad;
+  return fused(logits_BKhw) ? ops::fused_cpu::confusion(logits_BKhw, label_BHW, to, counts_KK, want_prediction)
+                            : ops::plain::confusion(logits_BKhw, label_BHW, to, counts_KK);
+}
+
+void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW) {
+  at::NoGradGuard no_grad;
+  if (fused(logits_BKhw))
+    ops::fused_cpu::add_softmax(logits_BKhw, to, sum_BKHW);
+  else
+    ops::plain::add_softmax(logits_BKhw, to, sum_BKHW);
+}
+
+Tensor kth_smallest(const Tensor& values, int64_t k) {
+  at::NoGradGuard no_grad;
+  if (fused_wanted && values.is_cpu()) return ops::fused_cpu::kth_smallest(values, k);
+  // at::kthvalue would do, but has no deterministic CUDA kernel.
+  return std::get<0>(values.flatten().topk(k, /*dim=*/0, /*largest=*/false, /*sorted=*/false)).max();
 }
 
 Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes) {

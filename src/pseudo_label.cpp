@@ -27,7 +27,7 @@ Tensor pixel_weight(const Tensor& class_BHW, const Tensor& weight_K) {
 }  // namespace
 
 PseudoLabels make_pseudo_labels(const Tensor& logits_BKhw, const Tensor& valid_BHW, const Tensor& truth_BHW) {
-  auto [class_BHW, confidence_BHW] = upsample_predict(logits_BKhw, valid_BHW.size(1), valid_BHW.size(2));
+  auto [class_BHW, confidence_BHW] = upsample_predict(logits_BKhw, {.H = valid_BHW.size(1), .W = valid_BHW.size(2)});
   return {class_BHW, confidence_BHW, valid_BHW, truth_BHW};
 }
 
@@ -153,12 +153,12 @@ Tensor paste(const Tensor& mask_BHW, const Tensor& source_BCHW, const Tensor& ta
 
 Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,
                          const Tensor& weight_K, bool divide_by_accepted) {
-  const auto target_BHW = at::where(accepted_BHW, labels.class_BHW, kIgnore);
-  const auto loss_BHW = upsample_cross_entropy(logits_BKhw, target_BHW, weight_K, /*label_smoothing=*/0);
-  const auto& counted_BHW = divide_by_accepted ? accepted_BHW : labels.valid_BHW;
-  if (!weight_K.defined()) return loss_BHW.sum() / counted_BHW.sum().clamp_min(1);
-  const auto divisor = (pixel_weight(labels.class_BHW, weight_K) * counted_BHW).sum();
-  return loss_BHW.sum() / at::where(divisor > 0, divisor, at::ones_like(divisor));
+  const auto accepted =
+      upsample_cross_entropy(logits_BKhw, labels.class_BHW, {.weight_K = weight_K, .pixel_weight_BHW = accepted_BHW});
+  if (divide_by_accepted) return mean_of(accepted);
+  const auto valid = weight_K.defined() ? (pixel_weight(labels.class_BHW, weight_K) * labels.valid_BHW).sum()
+                                        : labels.valid_BHW.sum().to(at::kFloat);
+  return mean_of({accepted.loss, valid});
 }
 
 void count_pseudo_labels(const PseudoLabels& labels, const Tensor& accepted_BHW, int64_t num_classes, StepOutput* out) {

@@ -365,6 +365,7 @@ const bool kRegistered = methods().add(kSelfTraining, [](const SemiConfig&, cons
 }  // namespace
 
 bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const std::string& folder) {
+  use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
   const EvalOptions options = make_eval_options(config, device, bf16);

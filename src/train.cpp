@@ -23,6 +23,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const bool bf16 = resolve_bf16(config.run.precision, device);
   config.run.precision = bf16 ? "bf16" : "fp32";  // a resumed run must not choose again
   prefer_deterministic_kernels(config.run.deterministic, device);
+  use_fused_ops(config.ops.fused);
   log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
 
   // Data. Labels of the unlabelled list are never read; those of the others are all read once, so that a broken one is found

@@ -21,6 +21,10 @@ struct RunConfig {
   bool deterministic = true;       // only deterministic kernels; without meaning on the CPU, which always is
 };
 
+struct OpsConfig {
+  bool fused = true;  // one pass from low-resolution logits to losses, pseudo-labels and scores (ops.h)
+};
+
 struct DataConfig {
   std::string format;                   // cityscapes | list | synthetic
   std::string root;                     // folder that list paths are relative to; the folder of the config when not given
@@ -140,6 +144,7 @@ struct Origin {
 struct Config {
   uint64_t seed = 0;
   RunConfig run;
+  OpsConfig ops;
   DataConfig data;
   ModelConfig model;
   LossConfig loss;

@@ -47,8 +47,6 @@ class SupervisedLoss {
   Tensor operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const;
 
  private:
-  Tensor weight_of(const Tensor& label_BHW) const;  // w_y, 0 where ignored: float32 [B, H, W]
-
   LossConfig config_;
   Tensor weight_K_;        // undefined: none
   Tensor adjustment_K11_;  // tau ln p_c; undefined: none

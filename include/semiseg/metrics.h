@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "semiseg/ops.h"
 #include "semiseg/types.h"
 
 namespace semiseg {
@@ -26,6 +27,8 @@ class ConfusionMatrix {
   ConfusionMatrix(int64_t num_classes, torch::Device device);
   // Both integer tensors of one shape. Labels outside [0, K) are not counted. REQUIRES: predictions in [0, K).
   void add(const Tensor& prediction, const Tensor& label);
+  // The classes of the highest logits at the label's size, [B, H, W]; returned where they are wanted, else undefined.
+  Tensor add_logits(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, bool want_prediction);
   void reset();
   Tensor counts() const { return counts_KK_; }
   Scores scores() const;  // reads from the device

@@ -34,6 +34,7 @@ int64_t steps_of(const Arguments& arguments) {
 int run(const Arguments& arguments) {
   const int64_t steps = steps_of(arguments), warm_up = 2;
   const Config config = load_config(arguments.positional[0], arguments.overrides);
+  use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
   const auto data = open_dataset(config);

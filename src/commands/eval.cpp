@@ -35,6 +35,7 @@ int run(const Arguments& arguments) {
   }
   config.data.val_only = true;
 
+  use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
   const LoadedModel model = checkpoint ? load_model(*checkpoint, &config, device) : load_model(path, &config, device);

@@ -110,6 +110,7 @@ int run(const Arguments& arguments) {
   const Config* settings = config ? &*config : nullptr;
   LoadedModel model = checkpoint ? load_model(*checkpoint, settings, device) : load_model(path, settings, device);
   checkpoint.reset();
+  use_fused_ops(model.config.ops.fused);
   const EvalOptions options = make_eval_options(model.config, device, resolve_bf16(model.config.run.precision, device));
   const std::string& folder = arguments.get("o");
   Writer write(std::move(model), options, folder);

@@ -241,39 +241,5 @@ TEST(SupervisedLoss, GradientsPassFiniteDifferences) {
   }
 }
 
-TEST(Ops, GradientOfUpsampledCrossEntropyPassesFiniteDifferences) {
-  const auto logits = at::sin(at::arange(2 * 3 * 2 * 3, at::kFloat)).view({2, 3, 2, 3}).requires_grad_();
-  const auto label = at::arange(2 * 5 * 7).remainder(4).view({2, 5, 7});  // 3 stands for ignored below
-  const auto target = at::where(label == 3, kIgnore, label);
-  const auto weight = at::tensor({1.f, 2.f, 0.5f});
-  const auto loss_of = [&](const Tensor& x) { return upsample_cross_entropy(x, target, weight, 0.1).to(at::kDouble).sum(); };
-  loss_of(logits).backward();
-  for (const int64_t i : {0, 7, 20, 35}) {
-    const double step = 1e-2;
-    auto up = logits.detach().clone(), down = up.clone();
-    up.view(-1)[i] += step;
-    down.view(-1)[i] -= step;
-    const double slope = (loss_of(up) - loss_of(down)).item<double>() / (2 * step);
-    EXPECT_NEAR(logits.grad().reshape(-1)[i].item<double>(), slope, 2e-3 * std::max(1.0, std::abs(slope)));
-  }
-}
-
-TEST(Ops, UpsampleAlignsCorners) {
-  const auto row = upsample_logits(at::tensor({0.f, 3.f}).view({1, 1, 1, 2}), 1, 4);
-  EXPECT_TRUE(at::allclose(row.flatten(), at::tensor({0.f, 1.f, 2.f, 3.f})));
-}
-
-TEST(Ops, PredictGivesClassAndSoftmaxProbability) {
-  const auto p = upsample_predict(at::tensor({0.f, std::log(3.f)}).view({1, 2, 1, 1}), 1, 1);
-  EXPECT_EQ(p.class_BHW.item<int64_t>(), 1);
-  EXPECT_NEAR(p.confidence_BHW.item<double>(), 0.75, 1e-6);
-}
-
-TEST(Ops, CountsClassesUnderAMask) {
-  const auto counts = count_classes(at::tensor({0, 2, 2, 1}, at::kLong).view({1, 2, 2}),
-                                    at::tensor({1, 1, 0, 1}, at::kLong).view({1, 2, 2}) > 0, 3);
-  EXPECT_TRUE(counts.equal(at::tensor({1, 1, 1}, at::kLong)));
-}
-
 }  // namespace
 }  // namespace semiseg

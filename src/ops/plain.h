@@ -1,0 +1,15 @@
+// The operations of semiseg/ops.h in plain ATen: for every device and type, and the fused forms' oracle.
+#pragma once
+
+#include "semiseg/ops.h"
+
+namespace semiseg::ops::plain {
+
+CrossEntropy cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options);
+Tensor label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, bool align_corners);
+Prediction predict(const Tensor& logits_BKhw, const Upsampling& to);
+Tensor argmax(const Tensor& logits_BKhw, const Upsampling& to);
+Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, Tensor& counts_KK);
+void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW);
+
+}  // namespace semiseg::ops::plain

@@ -1,0 +1,72 @@
+// Times one fused operation of semiseg/ops.h, for tools/bench/ops.sh: prints a JSON object with the median milliseconds and the
+// memory that the operation took at its peak beyond its inputs.
+//
+//   semiseg_ops_bench (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
+#include "semiseg/ops.h"
+
+#include <ATen/ATen.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace {
+
+using semiseg::Tensor;
+
+double peak_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+std::function<void()> operation(const std::string& name, const Tensor& logits_BKhw, const Tensor& label_BHW) {
+  const int64_t H = label_BHW.size(1), W = label_BHW.size(2), K = logits_BKhw.size(1);
+  if (name == "loss")
+    return [=] {
+      const auto logits = logits_BKhw.detach().requires_grad_();
+      semiseg::mean_of(semiseg::upsample_cross_entropy(logits, label_BHW)).backward();
+    };
+  if (name == "predict") return [=] { semiseg::upsample_predict(logits_BKhw, {.H = H, .W = W}); };
+  if (name == "confusion")
+    return [=] {
+      auto counts = at::zeros({K, K}, at::kLong);
+      semiseg::upsample_confusion(logits_BKhw, label_BHW, {.H = H, .W = W}, counts, /*want_prediction=*/false);
+    };
+  std::fprintf(stderr, "no operation \"%s\"\n", name.c_str());
+  std::exit(2);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 9) {
+    std::fprintf(stderr, "usage: %s (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]\n", argv[0]);
+    return 2;
+  }
+  const auto number = [&](int i) { return std::atoll(argv[i]); };
+  const int64_t B = number(2), K = number(3), repeats = number(8);
+  at::manual_seed(0);
+  operation(argv[1], at::randn({1, K, 2, 2}), at::zeros({1, 8, 8}, at::kLong))();  // what is made once is not counted
+  auto logits_BKhw = at::randn({B, K, number(4), number(5)});
+  if (argc > 9) logits_BKhw = logits_BKhw.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto label_BHW = at::randint(K, {B, number(6), number(7)}, at::kLong);
+  label_BHW.narrow(1, 0, 8).fill_(semiseg::kIgnore);
+  const auto run = operation(argv[1], logits_BKhw, label_BHW);
+  const double before = peak_mib();
+  run();
+  const double extra = peak_mib() - before;
+  std::vector<double> ms;
+  for (int64_t i = 0; i < repeats; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    run();
+    ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+  }
+  std::sort(ms.begin(), ms.end());
+  std::printf("{\"ms\": %.3f, \"extra_mib\": %.1f}\n", ms[ms.size() / 2], extra);
+}

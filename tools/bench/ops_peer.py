@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Time what a fused operation replaces, for tools/bench/ops.sh: the Python peer of semiseg_ops_bench, with the same arguments.
+
+    python tools/bench/ops_peer.py (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
+
+loss: F.interpolate + F.cross_entropy, forward and backward to the low-resolution logits; predict: F.interpolate + softmax + max;
+confusion: F.interpolate + torchmetrics' MulticlassConfusionMatrix, which takes the argmax itself.
+"""
+import json
+import resource
+import statistics
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def operation(name, logits, label):
+    size = label.shape[1:]
+    up = lambda x: F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    if name == "loss":
+        def run():
+            leaf = logits.detach().requires_grad_()
+            F.cross_entropy(up(leaf), label, ignore_index=255).backward()
+    elif name == "predict":
+        def run():
+            with torch.no_grad():
+                up(logits).softmax(dim=1).max(dim=1)
+    elif name == "confusion":
+        from torchmetrics.classification import MulticlassConfusionMatrix
+        metric = MulticlassConfusionMatrix(num_classes=logits.shape[1], ignore_index=255, validate_args=False)
+
+        def run():
+            with torch.no_grad():
+                metric.update(up(logits), label)
+    else:
+        sys.exit(f"no operation {name!r}")
+    return run
+
+
+def main():
+    name, numbers, layout = sys.argv[1], [int(x) for x in sys.argv[2:9]], sys.argv[9:]
+    batch, classes, h, w, H, W, repeats = numbers
+    torch.manual_seed(0)
+    operation(name, torch.randn(1, classes, 2, 2), torch.zeros(1, 8, 8, dtype=torch.long))()
+    logits = torch.randn(batch, classes, h, w)
+    if layout:
+        logits = logits.contiguous(memory_format=torch.channels_last)
+    label = torch.randint(classes, (batch, H, W))
+    label[:, :8] = 255
+    run = operation(name, logits, label)
+    before = peak_mib()
+    run()
+    extra = peak_mib() - before
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - begin))
+    print(json.dumps({"ms": statistics.median(times), "extra_mib": extra}))
+
+
+if __name__ == "__main__":
+    main()
