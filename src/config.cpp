@@ -483,6 +483,8 @@ const std::vector<Setting>& settings() {
               "the unlabelled images' labels exist: measure pseudo-labels by them, learn nothing from them"),
       setting("data.workers", at(&C::data, &DataConfig::workers), Integer{0, 256},
               "loader threads; results do not depend on it"),
+      setting("data.cache", at(&C::data, &DataConfig::cache), Text{},
+              "folder that keeps decoded images and labels, so that each file is decoded once"),
       setting("data.mean", at(&C::data, &DataConfig::mean), List<Real>{kAnyReal, 3}, "RGB, subtracted from values in 0..1"),
       setting("data.std", at(&C::data, &DataConfig::std), List<Real>{kPositive, 3}, "RGB, divides after that"),
       setting("data.size", at(&C::data, &DataConfig::size), Sides{{8, kLargestSide}}, "synthetic only: a scene in pixels"),
@@ -843,6 +845,7 @@ Unread unread(const Config& config, const std::string& key) {
   if ((key == "eval.window" || key == "eval.stride") && config.eval.mode == "whole") return {{"eval.mode"}, "eval.mode: whole"};
   if ((key == "data.size" || key == "data.counts") && config.data.format != "synthetic")
     return {{"data.format"}, "data.format: " + config.data.format};
+  if (key == "data.cache" && config.data.format == "synthetic") return {{"data.format"}, "data.format: synthetic"};
   if (key == "optim.momentum" && config.optim.kind == "adamw") return {{"optim.kind"}, "optim.kind: adamw"};
   return {};
 }
@@ -968,6 +971,7 @@ class Paths {
 
   void resolve() {
     make_absolute("data.root", config_.data.root);
+    make_absolute("data.cache", config_.data.cache);
     make_absolute("model.weights", config_.model.weights);
     if (!config_.run.dir.empty()) config_.run.dir = absolute_path(without_home(config_.run.dir));  // like any output: from here
     if (config_.data.format == "list" && config_.data.root.empty() && !config_.file.empty())

@@ -9,6 +9,8 @@
 
 #include "datasets/file_list.h"
 #include "datasets/parallel.h"
+#include "image_file.h"
+#include "pixel_cache.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -29,42 +31,70 @@ bool parse_fraction(std::string_view text, int64_t& numerator, int64_t& denomina
          parse(text.substr(slash + 1), denominator);
 }
 
-std::string size_text(const Tensor& pixels) { return str(pixels.size(0), " x ", pixels.size(1)); }
-
 // What identifies an image, however its path is written.
 std::string path_key(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
 
-// A data set that lists name file by file.
+// A data set that lists name file by file. `cache` is a folder, or "" for none.
 class FileDataset final : public Dataset {
  public:
-  explicit FileDataset(FileLists lists) : lists_(std::move(lists)) {
+  FileDataset(FileLists lists, const std::string& cache) : lists_(std::move(lists)) {
     for (const Overlap& overlap : find_overlaps(lists_)) log_warning(overlap_text(overlap));
+    if (!cache.empty()) cache_ = std::make_unique<PixelCache>(cache);
   }
 
   int64_t size(Split split) const override { return static_cast<int64_t>(lists_[split].size()); }
 
   Sample get(Split split, int64_t index) const override {
+    PartialSample sample = get_part(split, index, [](int64_t H, int64_t W, const Tensor&) { return Window{0, 0, H, W}; });
+    return {sample.image.pixels_HWC, sample.label_HW, std::move(sample.id)};
+  }
+
+  PartialSample get_part(Split split, int64_t index, const ChooseWindow& choose) const override {
     const FileEntry& entry = lists_[split].at(index);
-    Sample sample;
-    sample.id = entry.id;
-    sample.image_HWC = read_image(entry.image);
-    if (entry.label.empty()) return sample;
-    sample.label_HW = read_label(lists_, entry);
-    check_same_size(entry, sample.image_HWC, sample.label_HW);
-    return sample;
+    if (cache_) return cached_part(entry, choose);
+    const ImageFile file(entry.image);
+    const Tensor label_HW = label_of(entry, file.height(), file.width());
+    return {file.read(choose(file.height(), file.width(), label_HW)), label_HW, entry.id};
   }
 
   Tensor label(Split split, int64_t index) const override {
     const FileEntry& entry = lists_[split].at(index);
     TORCH_CHECK(!entry.label.empty(), "unlabelled images have no label");
-    return read_label(lists_, entry);
+    return read_label(lists_, entry, label_values(entry));
   }
 
   std::string id(Split split, int64_t index) const override { return lists_[split].at(index).id; }
   const ClassSet& classes() const override { return lists_.classes; }
 
  private:
+  PartialSample cached_part(const FileEntry& entry, const ChooseWindow& choose) const {
+    const CachedPixels image = cache_->get(entry.image, /*is_label=*/false, [&entry] {
+      const ImageFile file(entry.image);
+      return CachedPixels{file.is_reducible() ? CachedKind::kReducibleImage : CachedKind::kImage,
+                          file.read({0, 0, file.height(), file.width()}).pixels_HWC};
+    });
+    const int64_t H = image.pixels.size(0), W = image.pixels.size(1);
+    const Tensor label_HW = label_of(entry, H, W);
+    const Window window = choose(H, W, label_HW);
+    // Views are the same with and without a cache, so what would be read reduced is.
+    const bool reduced = window.reduction > 1 && image.kind == CachedKind::kReducibleImage;
+    return {reduced ? ImageFile(entry.image).read(window) : whole_image(image.pixels), label_HW, entry.id};
+  }
+
+  Tensor label_of(const FileEntry& entry, int64_t H, int64_t W) const {
+    if (entry.label.empty()) return {};
+    const Tensor label_HW = read_label(lists_, entry, label_values(entry));
+    check_same_size(entry, H, W, label_HW);
+    return label_HW;
+  }
+
+  Tensor label_values(const FileEntry& entry) const {
+    const auto decode = [&entry] { return CachedPixels{CachedKind::kLabel, read_label_values(entry.label)}; };
+    return cache_ ? cache_->get(entry.label, /*is_label=*/true, decode).pixels : decode().pixels;
+  }
+
   FileLists lists_;
+  std::unique_ptr<PixelCache> cache_;
 };
 
 // Lines without their ends; a byte order mark is dropped.
@@ -113,13 +143,21 @@ Registry<FileLists(const Config&, const OnProblem&)>& file_formats() {
 bool add_file_format(const std::string& name, Registry<FileLists(const Config&, const OnProblem&)>::Factory read) {
   file_formats().add(name, read);
   return datasets().add(name, [read](const Config& config) -> std::unique_ptr<Dataset> {
-    return std::make_unique<FileDataset>(read(config, [](const Error& error) { throw error; }));
+    return std::make_unique<FileDataset>(read(config, [](const Error& error) { throw error; }), config.data.cache);
   });
 }
 
 bool reads_unlabeled_labels(const Config& config) { return config.data.unlabeled_truth || config.semi.method == "retrain"; }
 
 std::unique_ptr<Dataset> open_dataset(const Config& config) { return datasets().at(config.data.format)(config); }
+
+ImagePart whole_image(const Tensor& image_HWC) { return {image_HWC, image_HWC.size(0), image_HWC.size(1), 0, 0}; }
+
+PartialSample Dataset::get_part(Split split, int64_t index, const ChooseWindow& choose) const {
+  Sample sample = get(split, index);
+  choose(sample.image_HWC.size(0), sample.image_HWC.size(1), sample.label_HW);
+  return {whole_image(sample.image_HWC), sample.label_HW, std::move(sample.id)};
+}
 
 ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
   const size_t K = data.classes().names.size();
@@ -264,16 +302,17 @@ std::vector<FileEntry> read_list(const std::string& list, const std::string& roo
   return entries;
 }
 
-Tensor read_label(const FileLists& lists, const FileEntry& entry) {
+Tensor read_label(const FileLists& lists, const FileEntry& entry, const Tensor& values_HW) {
   static const std::array<int16_t, 256> kLabelIds = cityscapes_label_ids_to_classes();
-  return map_label(read_label_values(entry.label), entry.label_ids ? kLabelIds : lists.classes.value_to_class, entry.label);
+  return map_label(values_HW, entry.label_ids ? kLabelIds : lists.classes.value_to_class, entry.label);
 }
 
-void check_same_size(const FileEntry& entry, const Tensor& image_HWC, const Tensor& label_HW) {
-  if (image_HWC.size(0) == label_HW.size(0) && image_HWC.size(1) == label_HW.size(1)) return;
-  throw Error(ErrorKind::kData,
-              str("the label is ", size_text(label_HW), " (H x W), its image ", entry.image, " is ", size_text(image_HWC)),
-              entry.label, "both must have one size");
+void check_same_size(const FileEntry& entry, int64_t H, int64_t W, const Tensor& label_HW) {
+  if (H == label_HW.size(0) && W == label_HW.size(1)) return;
+  throw Error(
+      ErrorKind::kData,
+      str("the label is ", label_HW.size(0), " x ", label_HW.size(1), " (H x W), its image ", entry.image, " is ", H, " x ", W),
+      entry.label, "both must have one size");
 }
 
 std::vector<Overlap> find_overlaps(const FileLists& lists) {

@@ -68,8 +68,8 @@ void AtomicFile::write(const void* data, size_t bytes) {
   }
 }
 
-void AtomicFile::commit() {
-  if (::fsync(fd_) != 0) fail("sync the file", path_, errno);
+void AtomicFile::commit(Durability durability) {
+  if (durability == Durability::kAtOnce && ::fsync(fd_) != 0) fail("sync the file", path_, errno);
   const int fd = fd_;
   fd_ = -1;
   if (::close(fd) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
@@ -77,7 +77,7 @@ void AtomicFile::commit() {
     ::unlink(temporary_.c_str());
     fail("put the file in its place", path_, error);
   }
-  sync_folder(folder_of(path_));
+  if (durability == Durability::kAtOnce) sync_folder(folder_of(path_));
 }
 
 void write_file(const std::string& path, std::string_view bytes) {

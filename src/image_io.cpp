@@ -1,7 +1,8 @@
 // Reading images and labels with checks that the decoders leave out, and writing pictures.
+#include <jpeglib.h>
+#include <libdeflate.h>
 #include <png.h>
 #include <sys/stat.h>
-#include <zlib.h>
 
 #include <cerrno>
 #include <csetjmp>
@@ -14,6 +15,7 @@
 #include <opencv2/imgproc.hpp>
 #include <string_view>
 
+#include "image_file.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -22,6 +24,8 @@ namespace semiseg {
 namespace {
 
 constexpr const char* kCopyAgain = "download or copy the file again";
+constexpr int64_t kLargestPngSide = 1'000'000;       // libpng's limit
+constexpr int64_t kLargestImage = int64_t{1} << 30;  // OpenCV's limit, in pixels
 constexpr std::string_view kPngSignature("\x89PNG\r\n\x1a\n", 8);
 
 [[noreturn]] void fail(const std::string& path, const std::string& problem, const std::string& hint = "") {
@@ -59,8 +63,14 @@ uint32_t big_endian(std::string_view bytes, size_t at, size_t count) {
   fail(path, str("the image has no pixels (", height, " x ", width, ")"), kCopyAgain);
 }
 
+struct JpegLayout {
+  int64_t height = 0, width = 0;
+  int components = 0;
+};
+
 // Walks the markers up to the end of image (ITU T.81, annex B): decoders fill what is missing with grey and report success.
-void check_jpeg(std::string_view bytes, const std::string& path) {
+JpegLayout check_jpeg(std::string_view bytes, const std::string& path) {
+  JpegLayout layout;
   const auto byte = [&](size_t at) { return static_cast<uint8_t>(bytes[at]); };
   const auto truncated = [&] { fail(path, str("truncated JPEG: no end marker after ", bytes.size(), " bytes"), kCopyAgain); };
   size_t at = 2;
@@ -70,7 +80,7 @@ void check_jpeg(std::string_view bytes, const std::string& path) {
     if (at + 1 >= bytes.size()) truncated();
     const uint8_t marker = byte(at + 1);
     at += 2;
-    if (marker == 0xd9) return;
+    if (marker == 0xd9) return layout;
     if ((marker >= 0xd0 && marker <= 0xd8) || marker == 0x01) continue;
     if (at + 2 > bytes.size()) truncated();
     const uint32_t length = big_endian(bytes, at, 2);
@@ -80,16 +90,34 @@ void check_jpeg(std::string_view bytes, const std::string& path) {
     if (frame && length >= 7) {
       const uint32_t height = big_endian(bytes, at + 3, 2), width = big_endian(bytes, at + 5, 2);
       if (height == 0 || width == 0) fail_zero_size(path, height, width);
+      layout = {height, width, length >= 8 ? byte(at + 7) : 0};
     }
     at += length;
   }
 }
 
+// Fills in what IHDR says. Leaves `plain` false for all that the fast decoder does not know.
+void read_png_header(std::string_view header, PngLayout& layout) {
+  const auto byte = [&](size_t at) { return static_cast<uint8_t>(header[at]); };
+  layout.width = big_endian(header, 0, 4);
+  layout.height = big_endian(header, 4, 4);
+  const uint8_t depth = byte(8), colour = byte(9), compression = byte(10), filter = byte(11), interlace = byte(12);
+  layout.palette = colour == PNG_COLOR_TYPE_PALETTE;
+  layout.channels = colour == PNG_COLOR_TYPE_RGB ? 3 : colour == PNG_COLOR_TYPE_RGB_ALPHA ? 4 : 1;
+  const bool known = layout.channels != 1 || layout.palette || colour == PNG_COLOR_TYPE_GRAY;
+  layout.plain = known && depth == 8 && compression == 0 && filter == 0 && interlace == PNG_INTERLACE_NONE &&
+                 layout.height <= kLargestPngSide && layout.width <= kLargestPngSide &&
+                 layout.height * layout.width <= kLargestImage;
+}
+
 // Walks the chunks and their checksums up to IEND.
-void check_png(std::string_view bytes, const std::string& path) {
+PngLayout check_png(std::string_view bytes, const std::string& path) {
   const auto truncated = [&](const std::string& where) {
     fail(path, str("truncated PNG: the file ends ", where, " after ", bytes.size(), " bytes"), kCopyAgain);
   };
+  PngLayout layout;
+  std::string last;  // type of the chunk before
+  bool has_colours = false;
   size_t at = kPngSignature.size();
   while (true) {
     if (at + 8 > bytes.size()) truncated("before its last chunk");
@@ -99,21 +127,29 @@ void check_png(std::string_view bytes, const std::string& path) {
       if (!std::isalpha(static_cast<unsigned char>(letter)))
         fail(path, str("damaged PNG: no chunk where one should start, at byte ", at), kCopyAgain);
     if (at + 12 + length > bytes.size()) truncated("inside chunk " + type);
-    const auto* data = reinterpret_cast<const Bytef*>(bytes.data() + at + 4);
-    if (crc32(0, data, static_cast<uInt>(length + 4)) != big_endian(bytes, at + 8 + length, 4))
+    if (libdeflate_crc32(0, bytes.data() + at + 4, length + 4) != big_endian(bytes, at + 8 + length, 4))
       fail(path, str("damaged PNG: wrong checksum of chunk ", type, " at byte ", at), kCopyAgain);
+    const std::string_view content = bytes.substr(at + 8, length);
     if (type == "IHDR" && length >= 8) {
-      const uint32_t width = big_endian(bytes, at + 8, 4), height = big_endian(bytes, at + 12, 4);
+      const uint32_t width = big_endian(content, 0, 4), height = big_endian(content, 4, 4);
       if (height == 0 || width == 0) fail_zero_size(path, height, width);
     }
-    if (type == "IEND") return;
+    // What is out of the ordinary is libpng's to judge.
+    if (type == "IHDR" && last.empty() && length == 13) {
+      read_png_header(content, layout);
+    } else if (type == "PLTE" && !has_colours && layout.data.empty()) {
+      has_colours = true;
+    } else if (type == "IDAT" && (layout.data.empty() || last == "IDAT")) {
+      layout.data.push_back(content);
+    } else if (type == "IEND") {
+      layout.plain = layout.plain && !layout.data.empty() && (has_colours || !layout.palette);
+      return layout;
+    } else if (std::isupper(static_cast<unsigned char>(type[0])) || type == "tRNS") {
+      layout.plain = false;
+    }
+    last = type;
     at += 12 + length;
   }
-}
-
-void check_structure(std::string_view bytes, const std::string& path) {
-  if (is_jpeg(bytes)) check_jpeg(bytes, path);
-  if (is_png(bytes)) check_png(bytes, path);
 }
 
 // Errors become ours; OpenCV's own log would add lines to stderr.
@@ -134,6 +170,18 @@ cv::Mat decode(const std::string& bytes, int flags, const std::string& path) {
 }
 
 Tensor empty_uint8(at::IntArrayRef shape) { return at::empty(shape, at::TensorOptions().dtype(at::kByte)); }
+
+// Drops alpha, or repeats grey.
+Tensor to_rgb(const Tensor& pixels_HWC) {
+  const int64_t channels = pixels_HWC.size(2);
+  if (channels == 3) return pixels_HWC;
+  Tensor rgb_HWC = empty_uint8({pixels_HWC.size(0), pixels_HWC.size(1), 3});
+  const auto rows = static_cast<int>(pixels_HWC.size(0)), columns = static_cast<int>(pixels_HWC.size(1));
+  const cv::Mat from(rows, columns, channels == 1 ? CV_8UC1 : CV_8UC4, pixels_HWC.data_ptr<uint8_t>());
+  cv::Mat to(rows, columns, CV_8UC3, rgb_HWC.data_ptr<uint8_t>());
+  cv::cvtColor(from, to, channels == 1 ? cv::COLOR_GRAY2RGB : cv::COLOR_RGBA2RGB);
+  return rgb_HWC;
+}
 
 [[noreturn]] void fail_colour(const std::string& path, int channels) {
   fail(path, str("colour label (", channels, " channels)"), "labels hold one class index per pixel, see data.classes");
@@ -205,14 +253,93 @@ class PngDecoder {
   char error_[160] = {};
 };
 
+// libjpeg reports errors by longjmp too, and the same holds as for PngDecoder.
+class JpegDecoder {
+ public:
+  explicit JpegDecoder(std::string_view bytes) : bytes_(bytes) {
+    decoder_.err = jpeg_std_error(&errors_);
+    decoder_.client_data = this;
+    errors_.error_exit = on_error;
+    errors_.emit_message = on_message;
+    created_ = create();
+  }
+  ~JpegDecoder() { jpeg_destroy_decompress(&decoder_); }
+  JpegDecoder(const JpegDecoder&) = delete;
+  JpegDecoder& operator=(const JpegDecoder&) = delete;
+
+  // Reads the header and chooses a size: whole() is the reduced image, part() what read() will give of it. False for an error.
+  bool start(const Window& window) {
+    if (!created_ || setjmp(jump_)) return false;
+    jpeg_mem_src(&decoder_, reinterpret_cast<const unsigned char*>(bytes_.data()), bytes_.size());
+    jpeg_read_header(&decoder_, TRUE);
+    decoder_.out_color_space = JCS_RGB;
+    reduction_ = window.reduction >= 8 ? 8 : window.reduction >= 4 ? 4 : window.reduction >= 2 ? 2 : 1;
+    decoder_.scale_num = 1;
+    decoder_.scale_denom = static_cast<unsigned>(reduction_);
+    jpeg_start_decompress(&decoder_);
+    height_ = decoder_.output_height;
+    full_width_ = decoder_.output_width;
+    // A few pixels more: smooth upsampling of colours looks at neighbours.
+    top_ = std::clamp<int64_t>(window.top / reduction_ - kMargin, 0, height_ - 1);
+    bottom_ = std::clamp<int64_t>((window.bottom + reduction_ - 1) / reduction_ + kMargin, top_ + 1, height_);
+    JDIMENSION left = static_cast<JDIMENSION>(std::clamp<int64_t>(window.left / reduction_ - kMargin, 0, full_width_ - 1));
+    JDIMENSION width = static_cast<JDIMENSION>(
+        std::clamp<int64_t>((window.right + reduction_ - 1) / reduction_ + kMargin, left + 1, full_width_) - left);
+    jpeg_crop_scanline(&decoder_, &left, &width);
+    left_ = left;
+    return true;
+  }
+
+  int64_t full_height() const { return height_; }
+  int64_t full_width() const { return full_width_; }
+  int64_t top() const { return top_; }
+  int64_t left() const { return left_; }
+  int64_t rows() const { return bottom_ - top_; }
+  int64_t columns() const { return decoder_.output_width; }
+
+  // REQUIRES: start() was true; room for rows() x columns() pixels at `out`.
+  bool read(uint8_t* out) {
+    if (setjmp(jump_)) return false;
+    if (top_ > 0) jpeg_skip_scanlines(&decoder_, static_cast<JDIMENSION>(top_));
+    while (decoder_.output_scanline < bottom_) {
+      JSAMPROW row = out + 3 * (decoder_.output_scanline - top_) * columns();
+      jpeg_read_scanlines(&decoder_, &row, 1);
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kMargin = 2;
+
+  bool create() {
+    if (setjmp(jump_)) return false;
+    jpeg_create_decompress(&decoder_);
+    return true;
+  }
+  static void on_error(j_common_ptr decoder) { std::longjmp(static_cast<JpegDecoder*>(decoder->client_data)->jump_, 1); }
+  static void on_message(j_common_ptr, int) {}
+
+  std::string_view bytes_;
+  jpeg_decompress_struct decoder_{};
+  jpeg_error_mgr errors_{};
+  std::jmp_buf jump_{};
+  bool created_ = false;
+  int64_t reduction_ = 1;
+  int64_t height_ = 0, full_width_ = 0, top_ = 0, bottom_ = 0, left_ = 0;
+};
+
 Tensor png_label(std::string_view bytes, const std::string& path) {
-  check_png(bytes, path);
+  const PngLayout layout = check_png(bytes, path);
+  if (layout.plain && layout.channels == 1) {
+    Tensor values_HW = empty_uint8({layout.height, layout.width});
+    if (decode_plain_png(layout, layout.height, layout.width, values_HW.data_ptr<uint8_t>())) return values_HW;
+  }
   PngDecoder decoder(bytes);
   const auto fail_damaged = [&] { fail(path, str("damaged PNG: ", decoder.error()), kCopyAgain); };
   if (!decoder.read_header()) fail_damaged();
   if (decoder.channels() != 1) fail_colour(path, decoder.channels());
   if (decoder.bit_depth() > 8) fail_depth(path, "16-bit");
-  if (decoder.height() * decoder.width() > (int64_t{1} << 30))  // OpenCV's limit for images
+  if (decoder.height() * decoder.width() > kLargestImage)
     fail(path, str("damaged PNG: ", decoder.height(), " x ", decoder.width(), " pixels"), kCopyAgain);
   Tensor values_HW = empty_uint8({decoder.height(), decoder.width()});
   std::vector<png_bytep> rows;
@@ -256,14 +383,59 @@ std::string encode(const std::string& extension, const cv::Mat& pixels, const st
 
 }  // namespace
 
-Tensor read_image(const std::string& path) {
-  const std::string bytes = image_bytes(path);
-  check_structure(bytes, path);
-  const cv::Mat bgr = decode(bytes, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION, path);
+ImageFile::ImageFile(std::string path) : path_(std::move(path)), bytes_(image_bytes(path_)) {
+  if (is_png(bytes_)) {
+    png_ = check_png(bytes_, path_);
+    if (png_.plain && !png_.palette) {
+      kind_ = Kind::kPlainPng;
+      height_ = png_.height;
+      width_ = png_.width;
+      return;
+    }
+  } else if (is_jpeg(bytes_)) {
+    const JpegLayout jpeg = check_jpeg(bytes_, path_);
+    if ((jpeg.components == 1 || jpeg.components == 3) && jpeg.height * jpeg.width <= kLargestImage) {
+      kind_ = Kind::kJpeg;
+      height_ = jpeg.height;
+      width_ = jpeg.width;
+      return;
+    }
+  }
+  whole_ = decode_whole();
+  height_ = whole_.size(0);
+  width_ = whole_.size(1);
+}
+
+Tensor ImageFile::decode_whole() const {
+  const cv::Mat bgr = decode(bytes_, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION, path_);
   Tensor image_HWC = empty_uint8({bgr.rows, bgr.cols, 3});
   cv::Mat rgb(bgr.rows, bgr.cols, CV_8UC3, image_HWC.data_ptr<uint8_t>());
   cv::cvtColor(bgr, rgb, cv::COLOR_BGR2RGB);
   return image_HWC;
+}
+
+ImagePart ImageFile::read(const Window& window) const {
+  if (kind_ == Kind::kPlainPng) {
+    // A pixel is coded relative to those above and to the left of it: the part begins at the image's first pixel.
+    const int64_t rows = std::clamp<int64_t>(window.bottom, 1, height_), columns = std::clamp<int64_t>(window.right, 1, width_);
+    Tensor part_HWC = empty_uint8({rows, columns, png_.channels});
+    if (decode_plain_png(png_, rows, columns, part_HWC.data_ptr<uint8_t>())) return {to_rgb(part_HWC), height_, width_, 0, 0};
+  }
+  if (kind_ == Kind::kJpeg) {
+    JpegDecoder decoder(bytes_);
+    if (decoder.start(window)) {
+      Tensor part_HWC = empty_uint8({decoder.rows(), decoder.columns(), 3});
+      if (decoder.read(part_HWC.data_ptr<uint8_t>()))
+        return {part_HWC, decoder.full_height(), decoder.full_width(), decoder.top(), decoder.left()};
+    }
+  }
+  // What the fast decoders refuse is OpenCV's to judge.
+  return whole_image(whole_.defined() ? whole_ : decode_whole());
+}
+
+Tensor read_image(const std::string& path) {
+  const ImageFile file(path);
+  return file.read({0, 0, file.height(), file.width()}).pixels_HWC;
 }
 
 Tensor read_label_values(const std::string& path) {
@@ -288,11 +460,28 @@ Tensor map_label(const Tensor& values_HW, const std::array<int16_t, 256>& value_
   Tensor label_HW = at::empty_like(source_HW);
   const uint8_t* in = source_HW.const_data_ptr<uint8_t>();
   uint8_t* out = label_HW.data_ptr<uint8_t>();
+  // Labels are areas of one value: eight pixels are mostly those that stand to their left.
   uint8_t any_invalid = 0;
-  for (int64_t i = 0; i < source_HW.numel(); ++i) {
-    out[i] = table[in[i]];
-    any_invalid |= invalid[in[i]];
+  const auto map = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      out[i] = table[in[i]];
+      any_invalid |= invalid[in[i]];
+    }
+  };
+  uint64_t last = 0, mapped = 0;
+  int64_t i = 0;
+  for (; i + 8 <= source_HW.numel(); i += 8) {
+    uint64_t pixels;
+    std::memcpy(&pixels, in + i, 8);
+    if (i == 0 || pixels != last) {
+      map(i, i + 8);
+      std::memcpy(&mapped, out + i, 8);
+      last = pixels;
+    } else {
+      std::memcpy(out + i, &mapped, 8);
+    }
   }
+  map(i, source_HW.numel());
   if (any_invalid) {
     const int64_t at = std::find_if(in, in + source_HW.numel(), [&](uint8_t value) { return invalid[value]; }) - in;
     const int64_t W = source_HW.size(1);

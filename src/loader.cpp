@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "semiseg/error.h"
+#include "vectorized.h"
 
 namespace semiseg {
 
@@ -179,12 +180,11 @@ class RareClassSampler {
   std::vector<std::vector<int64_t>> images_;  // of each class
 };
 
-void require_same_size(const Sample& sample) {
-  if (sample.image_HWC.sizes().slice(0, 2) == sample.label_HW.sizes()) return;
+void require_same_size(int64_t H, int64_t W, const Tensor& label_HW, const std::string& id) {
+  if (label_HW.size(0) == H && label_HW.size(1) == W) return;
   throw Error(ErrorKind::kData,
-              str("the image is ", sample.image_HWC.size(0), " x ", sample.image_HWC.size(1), " pixels, its label ",
-                  sample.label_HW.size(0), " x ", sample.label_HW.size(1)),
-              sample.id, "a label has the size of its image");
+              str("the image is ", H, " x ", W, " pixels, its label ", label_HW.size(0), " x ", label_HW.size(1)), id,
+              "a label has the size of its image");
 }
 
 // Batches on the host, each image still to be written into its place.
@@ -232,20 +232,28 @@ Affine affine(const std::vector<double>& mean, const std::vector<double>& std) {
   return result;
 }
 
-// On the CPU a table of all 256 values per channel: one pass over memory.
-Tensor normalize_on_cpu(const Tensor& image_BHWC, const Affine& affine) {
-  std::array<std::array<float, 3>, 256> table;
-  for (size_t value = 0; value < 256; ++value) {
-    for (size_t c = 0; c < 3; ++c) table[value][c] = static_cast<float>(value) * affine.scale[c] + affine.shift[c];
+// Whole registers of interleaved RGB: the pattern of factors repeats after 3 x 16 values.
+SEMISEG_VECTORIZED void normalize_values(const uint8_t* from, float* to, int64_t count, const Affine& affine) {
+  constexpr int64_t kPattern = 48;
+  std::array<float, kPattern> scale, shift;
+  for (size_t i = 0; i < kPattern; ++i) {
+    scale[i] = affine.scale[i % 3];
+    shift[i] = affine.shift[i % 3];
   }
+  int64_t at = 0;
+  for (; at + kPattern <= count; at += kPattern) {
+    for (int64_t i = 0; i < kPattern; ++i) to[at + i] = static_cast<float>(from[at + i]) * scale[i] + shift[i];
+  }
+  for (int64_t i = 0; at + i < count; ++i) to[at + i] = static_cast<float>(from[at + i]) * scale[i] + shift[i];
+}
+
+Tensor normalize_on_cpu(const Tensor& image_BHWC, const Affine& affine) {
   const Tensor packed = image_BHWC.contiguous();
   const Tensor result_BHWC = at::empty(packed.sizes(), at::kFloat);
   const auto* from = packed.data_ptr<uint8_t>();
   auto* to = result_BHWC.data_ptr<float>();
   at::parallel_for(0, packed.numel() / 3, 1 << 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = 3 * begin; i < 3 * end; i += 3) {
-      for (int64_t c = 0; c < 3; ++c) to[i + c] = table[from[i + c]][static_cast<size_t>(c)];
-    }
+    normalize_values(from + 3 * begin, to + 3 * begin, 3 * (end - begin), affine);
   });
   return result_BHWC.permute({0, 3, 1, 2});
 }
@@ -316,33 +324,40 @@ struct Loader::State {
 
   // The jobs, on any thread. `draw` is the place in the list's endless sequence, `what` or `image` what stands there.
   void load_labeled(HostLabeled& batch, int64_t position, int64_t draw, const LabeledDraw& what) const {
-    const Sample sample = data.get(Split::kLabeled, what.image);
-    require_same_size(sample);
-    const int64_t H = sample.label_HW.size(0), W = sample.label_HW.size(1);
     Random random = crops_of(List::kLabeled, draw);
-    Geometry geometry = draw_geometry(H, W, options.view, random);
-    Tensor label_HW = view_of_label(sample.label_HW, geometry);
-    if (what.rare_class >= 0) {
-      const double wanted = kRareShareInCrop * static_cast<double>(H * W);
-      const auto holds_enough = [&] {
-        const auto* label = label_HW.data_ptr<uint8_t>();
-        return static_cast<double>(std::count(label, label + label_HW.numel(), static_cast<uint8_t>(what.rare_class))) > wanted;
-      };
-      for (int redraw = 0; redraw < kRareCropRedraws && !holds_enough(); ++redraw) {
+    Geometry geometry;
+    Tensor label_HW;
+    const PartialSample sample = data.get_part(Split::kLabeled, what.image, [&](int64_t H, int64_t W, const Tensor& whole_HW) {
+      require_same_size(H, W, whole_HW, data.id(Split::kLabeled, what.image));
+      const auto draw_view = [&] {
         geometry = draw_geometry(H, W, options.view, random);
-        label_HW = view_of_label(sample.label_HW, geometry);
+        label_HW = view_of_label(whole_HW, geometry);
+      };
+      draw_view();
+      if (what.rare_class >= 0) {
+        const double wanted = kRareShareInCrop * static_cast<double>(H * W);
+        const auto holds_enough = [&] {
+          const auto* label = label_HW.data_ptr<uint8_t>();
+          return static_cast<double>(std::count(label, label + label_HW.numel(), static_cast<uint8_t>(what.rare_class))) >
+                 wanted;
+        };
+        for (int redraw = 0; redraw < kRareCropRedraws && !holds_enough(); ++redraw) draw_view();
       }
-    }
-    put(batch.image_BHWC, position, view_of_image(sample.image_HWC, geometry, fill));
+      return window_of(H, W, geometry);
+    });
+    put(batch.image_BHWC, position, view_of_image(sample.image, geometry, fill));
     put(batch.label_BHW, position, label_HW);
   }
 
   void load_unlabeled(HostUnlabeled& batch, List list, int64_t position, int64_t draw, int64_t image) const {
-    const Sample sample = data.get(Split::kUnlabeled, image);
-    if (batch.truth_BHW.defined()) require_same_size(sample);
     Random crops = crops_of(list, draw);
-    const Geometry geometry = draw_geometry(sample.image_HWC.size(0), sample.image_HWC.size(1), options.view, crops);
-    const Tensor weak_HWC = view_of_image(sample.image_HWC, geometry, fill);
+    Geometry geometry;
+    const PartialSample sample = data.get_part(Split::kUnlabeled, image, [&](int64_t H, int64_t W, const Tensor& label_HW) {
+      if (batch.truth_BHW.defined()) require_same_size(H, W, label_HW, data.id(Split::kUnlabeled, image));
+      geometry = draw_geometry(H, W, options.view, crops);
+      return window_of(H, W, geometry);
+    });
+    const Tensor weak_HWC = view_of_image(sample.image, geometry, fill);
     put(batch.weak_BHWC, position, weak_HWC);
     put(batch.valid_BHW, position, view_valid(geometry));
     if (batch.truth_BHW.defined()) put(batch.truth_BHW, position, view_of_label(sample.label_HW, geometry));

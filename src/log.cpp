@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -16,7 +17,7 @@
 namespace semiseg {
 namespace {
 
-// The one logger of the process. Until a file is named, messages are kept for it.
+// The one logger of the process; any thread may use it. Until a file is named, messages are kept for it.
 class Log {
  public:
   Log() : terminal_("terminal", std::make_shared<spdlog::sinks::stdout_sink_mt>()) {
@@ -25,19 +26,19 @@ class Log {
   }
 
   void message(spdlog::level::level_enum level, const std::string& text) {
+    const std::lock_guard lock(mutex_);
     clear_status();
     terminal_.log(level, level == spdlog::level::warn ? "warning: " + text : text);
-    to_file(level, text);
+    append(level, text);
   }
 
   void to_file(spdlog::level::level_enum level, const std::string& text) {
-    if (file_)
-      file_->log(level, text);
-    else
-      backlog_.emplace_back(level, text);
+    const std::lock_guard lock(mutex_);
+    append(level, text);
   }
 
   void open(const std::string& path) {
+    const std::lock_guard lock(mutex_);
     try {
       file_ = std::make_unique<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path));
     } catch (const spdlog::spdlog_ex& e) {
@@ -49,10 +50,14 @@ class Log {
     for (const auto& [level, text] : std::exchange(backlog_, {})) file_->log(level, text);
   }
 
-  void close() { file_.reset(); }
+  void close() {
+    const std::lock_guard lock(mutex_);
+    file_.reset();
+  }
 
   void status(const std::string& line) {
     if (!terminal_is_interactive()) return;
+    const std::lock_guard lock(mutex_);
     winsize size{};
     const size_t width = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
     std::fprintf(stdout, "\r\x1b[K%s", line.substr(0, width).c_str());
@@ -61,12 +66,20 @@ class Log {
   }
 
  private:
+  void append(spdlog::level::level_enum level, const std::string& text) {
+    if (file_)
+      file_->log(level, text);
+    else
+      backlog_.emplace_back(level, text);
+  }
+
   void clear_status() {
     if (!std::exchange(status_shown_, false)) return;
     std::fputs("\r\x1b[K", stdout);
     std::fflush(stdout);
   }
 
+  std::mutex mutex_;
   spdlog::logger terminal_;
   std::unique_ptr<spdlog::logger> file_;
   std::vector<std::pair<spdlog::level::level_enum, std::string>> backlog_;

@@ -32,7 +32,7 @@ std::string now_utc() {
 }  // namespace
 
 bool may_change_on_resume(const std::string& key) {
-  return key == "run.device" || key == "data.workers" || key.rfind("report.", 0) == 0;
+  return key == "run.device" || key == "data.workers" || key == "data.cache" || key.rfind("report.", 0) == 0;
 }
 
 Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {

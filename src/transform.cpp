@@ -10,9 +10,15 @@
 #include <opencv2/imgproc.hpp>
 #include <vector>
 
+#include "vectorized.h"
+
 namespace semiseg {
 
 namespace {
+
+cv::Mat as_mat(const Tensor& image_HWC) {
+  return {static_cast<int>(image_HWC.size(0)), static_cast<int>(image_HWC.size(1)), CV_8UC3, image_HWC.data_ptr<uint8_t>()};
+}
 
 // The part of a crop that the image covers, in the finished view: padding lies at the right and the bottom before mirroring.
 cv::Rect covered(const Geometry& geometry) {
@@ -49,11 +55,17 @@ struct AreaAxis {
   std::vector<float> weights;  // [position, tap]
 };
 
+int64_t area_taps(int64_t size, int64_t scaled) { return std::min(size, (size + scaled - 1) / scaled + 1); }
+
+int64_t area_begin(int64_t position, int64_t size, int64_t scaled) {
+  return std::min(position * size / scaled, size - area_taps(size, scaled));
+}
+
 AreaAxis area_axis(int64_t first, int64_t length, int64_t size, int64_t scaled) {
-  AreaAxis axis{std::min(size, (size + scaled - 1) / scaled + 1), {}, {}};
+  AreaAxis axis{area_taps(size, scaled), {}, {}};
   for (int64_t position = first; position < first + length; ++position) {
     const int64_t low = position * size, high = low + size;  // in units of 1 / scaled source pixels
-    axis.begin.push_back(std::min(low / scaled, size - axis.taps));
+    axis.begin.push_back(area_begin(position, size, scaled));
     for (int64_t pixel = axis.begin.back(); pixel < axis.begin.back() + axis.taps; ++pixel) {
       const int64_t overlap = std::min(high, (pixel + 1) * scaled) - std::max(low, pixel * scaled);
       axis.weights.push_back(static_cast<float>(std::max<int64_t>(overlap, 0)) / static_cast<float>(size));
@@ -62,87 +74,166 @@ AreaAxis area_axis(int64_t first, int64_t length, int64_t size, int64_t scaled) 
   return axis;
 }
 
+bool shrinks(int64_t H, int64_t W, const Geometry& geometry) { return geometry.scaled_H < H || geometry.scaled_W < W; }
+
+// The three channels of a pixel, and a fourth value that counts for nothing.
+using Float4 = float __attribute__((vector_size(16)));
+
+// sum[i] += weight * values[i].
+SEMISEG_VECTORIZED void add_weighted(float* sum, const uint8_t* values, float weight, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) sum[i] += weight * static_cast<float>(values[i]);
+}
+
 // INTER_AREA of the crop alone: cv::resize could only start at a pixel of the source, inside which the crop's edge may lie.
-void shrink(const cv::Mat& source, const Geometry& geometry, cv::Mat& target) {
-  const AreaAxis ys = area_axis(geometry.top, target.rows, source.rows, geometry.scaled_H);
-  const AreaAxis xs = area_axis(geometry.left, target.cols, source.cols, geometry.scaled_W);
+void shrink(const ImagePart& image, const Geometry& geometry, cv::Mat& target) {
+  const AreaAxis ys = area_axis(geometry.top, target.rows, image.H, geometry.scaled_H);
+  const AreaAxis xs = area_axis(geometry.left, target.cols, image.W, geometry.scaled_W);
+  const cv::Mat source = as_mat(image.pixels_HWC);
   const int64_t first = xs.begin.front();
-  std::vector<float> row(static_cast<size_t>(3 * (xs.begin.back() + xs.taps - first)));  // reduced in y only
+  const int64_t length = 3 * (xs.begin.back() + xs.taps - first);
+  std::vector<float> row(static_cast<size_t>(length) + 1);  // reduced in y only; pixels are read as four values
   for (int y = 0; y < target.rows; ++y) {
     std::fill(row.begin(), row.end(), 0.0F);
     for (int64_t tap = 0; tap < ys.taps; ++tap) {
-      const float weight = ys.weights[static_cast<size_t>(y * ys.taps + tap)];
-      const uint8_t* from = source.ptr(static_cast<int>(ys.begin[static_cast<size_t>(y)] + tap)) + 3 * first;
-      for (size_t i = 0; i < row.size(); ++i) row[i] += weight * static_cast<float>(from[i]);
+      const int64_t from_y = ys.begin[static_cast<size_t>(y)] + tap - image.top;
+      add_weighted(row.data(), source.ptr(static_cast<int>(from_y)) + 3 * (first - image.left),
+                   ys.weights[static_cast<size_t>(y * ys.taps + tap)], length);
     }
     uint8_t* to = target.ptr(y);
     const float* weight = xs.weights.data();
     for (int x = 0; x < target.cols; ++x) {
       const float* pixel = row.data() + 3 * (xs.begin[static_cast<size_t>(x)] - first);
-      std::array<float, 3> sum{0.5F, 0.5F, 0.5F};  // rounds
+      Float4 sum{0.5F, 0.5F, 0.5F, 0.5F};  // rounds
       for (int64_t tap = 0; tap < xs.taps; ++tap, ++weight, pixel += 3) {
-        for (size_t c = 0; c < 3; ++c) sum[c] += *weight * pixel[c];
+        Float4 values;
+        std::memcpy(&values, pixel, sizeof(values));
+        sum += *weight * values;
       }
       uint8_t* rgb = to + 3 * (geometry.flip ? target.cols - 1 - x : x);
-      for (size_t c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>(std::min(sum[c], 255.0F));
+      for (int c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>(std::min(sum[c], 255.0F));
     }
   }
 }
 
 // PIL's blend: `factor` 0 gives `base`, 1 gives `value`, and beyond 1 it extrapolates; clamped, then truncated.
-uint8_t blend(int base, int value, float factor) {
+[[gnu::always_inline]] inline int blend(int base, int value, float factor) {
   const float mixed = static_cast<float>(base) + factor * static_cast<float>(value - base);
-  return static_cast<uint8_t>(std::clamp(mixed, 0.0F, 255.0F));
+  return static_cast<int>(std::clamp(mixed, 0.0F, 255.0F));
 }
 
 // PIL's grey: ITU-R 601 luma in 16-bit fixed point, rounded.
-int grey(const uint8_t* rgb) { return (19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 0x8000) >> 16; }
+[[gnu::always_inline]] inline int grey(int r, int g, int b) { return (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16; }
 
-void blend_with_constant(uint8_t* rgb, int64_t pixels, int base, float factor) {
-  std::array<uint8_t, 256> table;
-  for (int value = 0; value < 256; ++value) table[static_cast<size_t>(value)] = blend(base, value, factor);
-  for (int64_t i = 0; i < 3 * pixels; ++i) rgb[i] = table[rgb[i]];
+// A change of each pixel for itself.
+struct ColourChange {
+  enum Kind { kBlend, kSaturation, kHue, kGrey } kind = kGrey;
+  float factor = 1;  // kBlend: with the value `base`; kSaturation: with the pixel's grey
+  int base = 0;
+  int shift = 0;  // kHue: sixths of the colour circle, in 16-bit fixed point
+};
+
+ColourChange brightness_change(double factor) { return {ColourChange::kBlend, static_cast<float>(factor), 0, 0}; }
+ColourChange saturation_change(double factor) { return {ColourChange::kSaturation, static_cast<float>(factor), 0, 0}; }
+
+constexpr int kHueOne = 1 << 16;
+
+ColourChange hue_change(double turns) {
+  return {ColourChange::kHue, 1, 0, static_cast<int>(std::lround((turns - std::floor(turns)) * 6 * kHueOne))};
 }
 
-void change_brightness(uint8_t* rgb, int64_t pixels, float factor) { blend_with_constant(rgb, pixels, 0, factor); }
+// Pixels by channel, few enough to stay in the first-level cache; a compiler turns the loops over them into vector code.
+struct ColourBlock {
+  static constexpr int64_t kPixels = 1024;
+  std::array<int, kPixels> r, g, b;
+};
 
-void change_contrast(uint8_t* rgb, int64_t pixels, float factor) {
-  int64_t sum = 0;
-  for (int64_t i = 0; i < pixels; ++i) sum += grey(rgb + 3 * i);
-  blend_with_constant(rgb, pixels, static_cast<int>((2 * sum + pixels) / (2 * pixels)), factor);  // the mean, rounded
-}
-
-void change_saturation(uint8_t* rgb, int64_t pixels, float factor) {
-  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
-    const int base = grey(rgb);
-    for (int c = 0; c < 3; ++c) rgb[c] = blend(base, rgb[c], factor);
+[[gnu::always_inline]] inline void change_saturation(ColourBlock& block, int64_t pixels, float factor) {
+  int *const r = block.r.data(), *const g = block.g.data(), *const b = block.b.data();
+  for (int64_t i = 0; i < pixels; ++i) {
+    const int base = grey(r[i], g[i], b[i]);
+    r[i] = blend(base, r[i], factor);
+    g[i] = blend(base, g[i], factor);
+    b[i] = blend(base, b[i], factor);
   }
 }
 
-// Turns the hue of HSV by `turns` of the colour circle. Hue is kept as 6 * chroma * turns in 16-bit fixed point, which needs no
-// division, and a channel is max - clamp(min(k, 4 - k), 0, 1) * chroma with k = (n + 6 hue) mod 6, n = 5, 3, 1 for R, G, B.
-void change_hue(uint8_t* rgb, int64_t pixels, double turns) {
-  constexpr int kOne = 1 << 16;
-  const int shift = static_cast<int>(std::lround((turns - std::floor(turns)) * 6 * kOne));  // 0 .. 6
-  for (int64_t i = 0; i < pixels; ++i, rgb += 3) {
-    const int r = rgb[0], g = rgb[1], b = rgb[2];
-    const int high = std::max({r, g, b});
-    const int chroma = high - std::min({r, g, b});
-    const int sector = high == r ? g - b : high == g ? 2 * chroma + b - r : 4 * chroma + r - g;  // -chroma .. 5 chroma
-    const int hue = sector * kOne + chroma * shift;
-    const int circle = 6 * chroma * kOne;
-    for (int c = 0; c < 3; ++c) {
-      int k = (5 - 2 * c) * chroma * kOne + hue;  // 0 .. 16 chroma
-      if (k >= circle) k -= circle;
-      if (k >= circle) k -= circle;
-      const int drop = std::clamp(std::min(k, 4 * chroma * kOne - k), 0, chroma * kOne);
-      rgb[c] = static_cast<uint8_t>(high - ((drop + kOne / 2) >> 16));
+// Turns the hue of HSV. It is kept as 6 * chroma * turns in 16-bit fixed point, which needs no division, and a channel is
+// max - clamp(min(k, 4 - k), 0, 1) * chroma with k = (n + 6 hue) mod 6, n = 5, 3, 1 for R, G, B.
+[[gnu::always_inline]] inline void turn_hue(ColourBlock& block, int64_t pixels, int shift) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    const int r = block.r[i], g = block.g[i], b = block.b[i];
+    const int high = std::max(std::max(r, g), b);
+    const int chroma = high - std::min(std::min(r, g), b);
+    const int of_green = 2 * chroma + b - r, of_blue = 4 * chroma + r - g;
+    const int of_others = high == g ? of_green : of_blue;
+    const int sector = high == r ? g - b : of_others;  // -chroma .. 5 chroma
+    const int hue = sector * kHueOne + chroma * shift;
+    const int one = chroma * kHueOne, circle = 6 * one;
+    const auto channel = [&](int n) __attribute__((always_inline)) {
+      int k = n * one + hue;  // 0 .. 16 chroma
+      k -= k >= circle ? circle : 0;
+      k -= k >= circle ? circle : 0;
+      const int drop = std::max(std::min(std::min(k, 4 * one - k), one), 0);
+      return high - ((drop + kHueOne / 2) >> 16);
+    };
+    block.r[i] = channel(5);
+    block.g[i] = channel(3);
+    block.b[i] = channel(1);
+  }
+}
+
+// Applies the changes in order. `to` may be `from`, or null where only the result is wanted: the sum of the pixels' grey.
+SEMISEG_VECTORIZED int64_t change_colours(const uint8_t* from, uint8_t* to, int64_t pixels,
+                                          const std::vector<ColourChange>& changes) {
+  ColourBlock block;
+  int *const r = block.r.data(), *const g = block.g.data(), *const b = block.b.data();
+  int64_t sum = 0;
+  for (int64_t begin = 0; begin < pixels; begin += ColourBlock::kPixels) {
+    const int64_t count = std::min(ColourBlock::kPixels, pixels - begin);
+    const uint8_t* in = from + 3 * begin;
+    for (int64_t i = 0; i < count; ++i) {
+      r[i] = in[3 * i];
+      g[i] = in[3 * i + 1];
+      b[i] = in[3 * i + 2];
+    }
+    for (const ColourChange& change : changes) {
+      switch (change.kind) {
+        case ColourChange::kBlend:
+          for (int64_t i = 0; i < count; ++i) r[i] = blend(change.base, r[i], change.factor);
+          for (int64_t i = 0; i < count; ++i) g[i] = blend(change.base, g[i], change.factor);
+          for (int64_t i = 0; i < count; ++i) b[i] = blend(change.base, b[i], change.factor);
+          break;
+        case ColourChange::kSaturation:
+          change_saturation(block, count, change.factor);
+          break;
+        case ColourChange::kHue:
+          turn_hue(block, count, change.shift);
+          break;
+        case ColourChange::kGrey:
+          for (int64_t i = 0; i < count; ++i) r[i] = g[i] = b[i] = grey(r[i], g[i], b[i]);
+          break;
+      }
+    }
+    if (to == nullptr) {
+      int block_sum = 0;
+      for (int64_t i = 0; i < count; ++i) block_sum += grey(r[i], g[i], b[i]);
+      sum += block_sum;
+      continue;
+    }
+    uint8_t* out = to + 3 * begin;
+    for (int64_t i = 0; i < count; ++i) {
+      out[3 * i] = static_cast<uint8_t>(r[i]);
+      out[3 * i + 1] = static_cast<uint8_t>(g[i]);
+      out[3 * i + 2] = static_cast<uint8_t>(b[i]);
     }
   }
+  return sum;
 }
 
-void make_grey(uint8_t* rgb, int64_t pixels) {
-  for (int64_t i = 0; i < pixels; ++i, rgb += 3) std::memset(rgb, grey(rgb), 3);
+// Blends with the image's mean grey, rounded, which is that of `from` after `before`.
+ColourChange contrast_change(const uint8_t* from, int64_t pixels, const std::vector<ColourChange>& before, double factor) {
+  const int64_t sum = change_colours(from, nullptr, pixels, before);
+  return {ColourChange::kBlend, static_cast<float>(factor), static_cast<int>((2 * sum + pixels) / (2 * pixels)), 0};
 }
 
 // Replaces each value of each channel c by tables[c][value].
@@ -212,7 +303,7 @@ void change_sharpness(uint8_t* rgb, int64_t H, int64_t W, float factor) {
       const uint8_t* middle = source.data() + i;
       int sum = 4 * *middle;
       for (const int64_t row : {-3 * W, int64_t{0}, 3 * W}) sum += middle[row - 3] + middle[row] + middle[row + 3];
-      rgb[i] = blend((2 * sum + 13) / 26, *middle, factor);
+      rgb[i] = static_cast<uint8_t>(blend((2 * sum + 13) / 26, *middle, factor));
     }
   }
 }
@@ -225,10 +316,6 @@ void posterize(uint8_t* rgb, int64_t pixels, int bits) {
 // Inverts the values from `threshold` on.
 void solarize(uint8_t* rgb, int64_t pixels, int threshold) {
   map_values(rgb, pixels, [threshold](int value) { return value < threshold ? value : 255 - value; });
-}
-
-cv::Mat as_mat(const Tensor& image_HWC) {
-  return {static_cast<int>(image_HWC.size(0)), static_cast<int>(image_HWC.size(1)), CV_8UC3, image_HWC.data_ptr<uint8_t>()};
 }
 
 void blur(const Tensor& image_HWC, double sigma) {
@@ -259,10 +346,30 @@ Geometry draw_geometry(int64_t H, int64_t W, const WeakViewOptions& options, Ran
   return geometry;
 }
 
+Window window_of(int64_t H, int64_t W, const Geometry& geometry) {
+  const cv::Rect part = covered(geometry);
+  if (part.empty()) return {0, 0, 1, 1};
+  if (shrinks(H, W, geometry)) {
+    const auto end = [](int64_t last, int64_t size, int64_t scaled) {
+      return area_begin(last, size, scaled) + area_taps(size, scaled);
+    };
+    return {area_begin(geometry.top, H, geometry.scaled_H), area_begin(geometry.left, W, geometry.scaled_W),
+            end(geometry.top + part.height - 1, H, geometry.scaled_H),
+            end(geometry.left + part.width - 1, W, geometry.scaled_W),
+            std::max<int64_t>(1, std::min(H / geometry.scaled_H, W / geometry.scaled_W))};
+  }
+  const Axis y = enlarge_axis(geometry.top, part.height, H, geometry.scaled_H, false);
+  const Axis x = enlarge_axis(geometry.left, part.width, W, geometry.scaled_W, geometry.flip);
+  return {y.begin, x.begin, y.end, x.end};
+}
+
 Tensor view_of_image(const Tensor& image_HWC, const Geometry& geometry, std::array<uint8_t, 3> fill) {
-  const Tensor packed = image_HWC.contiguous();
-  const cv::Mat source = as_mat(packed);
-  const int64_t H = packed.size(0), W = packed.size(1);
+  return view_of_image(whole_image(image_HWC), geometry, fill);
+}
+
+Tensor view_of_image(const ImagePart& image, const Geometry& geometry, std::array<uint8_t, 3> fill) {
+  ImagePart packed = image;
+  packed.pixels_HWC = image.pixels_HWC.contiguous();
   Tensor view_HWC = at::empty({geometry.crop_H, geometry.crop_W, 3}, at::kByte);
   cv::Mat view = as_mat(view_HWC);
   const cv::Rect part = covered(geometry);
@@ -270,16 +377,18 @@ Tensor view_of_image(const Tensor& image_HWC, const Geometry& geometry, std::arr
   if (part.empty()) return view_HWC;
 
   cv::Mat target = view(part);
-  if (geometry.scaled_H < H || geometry.scaled_W < W) {
-    shrink(source, geometry, target);
+  if (shrinks(image.H, image.W, geometry)) {
+    shrink(packed, geometry, target);
     return view_HWC;
   }
   // Interpolation at the image's edge repeats its last pixel and never meets the padding, which lies outside `target`.
-  const Axis x = enlarge_axis(geometry.left, part.width, W, geometry.scaled_W, geometry.flip);
-  const Axis y = enlarge_axis(geometry.top, part.height, H, geometry.scaled_H, false);
+  const Axis x = enlarge_axis(geometry.left, part.width, image.W, geometry.scaled_W, geometry.flip);
+  const Axis y = enlarge_axis(geometry.top, part.height, image.H, geometry.scaled_H, false);
   const cv::Matx23d to_source(x.slope, 0, x.offset, 0, y.slope, y.offset);
-  cv::warpAffine(source(cv::Range(y.begin, y.end), cv::Range(x.begin, x.end)), target, to_source, target.size(),
-                 cv::INTER_LINEAR | cv::WARP_INVERSE_MAP, cv::BORDER_REPLICATE);
+  const auto left = static_cast<int>(image.left), top = static_cast<int>(image.top);
+  const cv::Mat source =
+      as_mat(packed.pixels_HWC)(cv::Range(y.begin - top, y.end - top), cv::Range(x.begin - left, x.end - left));
+  cv::warpAffine(source, target, to_source, target.size(), cv::INTER_LINEAR | cv::WARP_INVERSE_MAP, cv::BORDER_REPLICATE);
   return view_HWC;
 }
 
@@ -318,37 +427,36 @@ Tensor strong_view(const Tensor& image_HWC, Random& random) {
   // Everything is drawn before anything is decided: later draws of the stream do not depend on earlier ones.
   const bool jitter = random.chance(0.8);
   const std::vector<int64_t> order = random.permutation(4);
-  const auto brightness = static_cast<float>(random.uniform(0.5, 1.5));
-  const auto contrast = static_cast<float>(random.uniform(0.5, 1.5));
-  const auto saturation = static_cast<float>(random.uniform(0.5, 1.5));
+  const double brightness = random.uniform(0.5, 1.5);
+  const double contrast = random.uniform(0.5, 1.5);
+  const double saturation = random.uniform(0.5, 1.5);
   const double hue = random.uniform(-0.25, 0.25);
   const bool without_colour = random.chance(0.2);
   const bool blurred = random.chance(0.5);
   const double sigma = random.uniform(0.1, 2.0);
 
   const Tensor packed = image_HWC.contiguous();
-  Tensor view_HWC = at::empty(packed.sizes(), at::kByte);
-  auto* rgb = view_HWC.data_ptr<uint8_t>();
-  std::memcpy(rgb, packed.data_ptr<uint8_t>(), static_cast<size_t>(packed.numel()));
+  const auto* from = packed.const_data_ptr<uint8_t>();
   const int64_t pixels = packed.size(0) * packed.size(1);
-  if (jitter) {
-    for (const int64_t change : order) {
-      switch (change) {
-        case 0:
-          change_brightness(rgb, pixels, brightness);
-          break;
-        case 1:
-          change_contrast(rgb, pixels, contrast);
-          break;
-        case 2:
-          change_saturation(rgb, pixels, saturation);
-          break;
-        default:
-          change_hue(rgb, pixels, hue);
-      }
+  std::vector<ColourChange> changes;
+  for (const int64_t change : jitter ? order : std::vector<int64_t>{}) {
+    switch (change) {
+      case 0:
+        changes.push_back(brightness_change(brightness));
+        break;
+      case 1:
+        changes.push_back(contrast_change(from, pixels, changes, contrast));
+        break;
+      case 2:
+        changes.push_back(saturation_change(saturation));
+        break;
+      default:
+        changes.push_back(hue_change(hue));
     }
   }
-  if (without_colour) make_grey(rgb, pixels);
+  if (without_colour) changes.push_back({ColourChange::kGrey});
+  Tensor view_HWC = at::empty(packed.sizes(), at::kByte);
+  change_colours(from, view_HWC.data_ptr<uint8_t>(), pixels, changes);
   if (blurred) blur(view_HWC, sigma);
   return view_HWC;
 }
@@ -391,13 +499,13 @@ Tensor random_strong_view(const Tensor& image_HWC, Random& random) {
         blur(view_HWC, 0.1 + 1.9 * strength);
         break;
       case 4:
-        change_contrast(rgb, pixels, factor);
+        change_colours(rgb, rgb, pixels, {contrast_change(rgb, pixels, {}, factor)});
         break;
       case 5:
-        change_brightness(rgb, pixels, factor);
+        change_colours(rgb, rgb, pixels, {brightness_change(factor)});
         break;
       case 6:
-        change_saturation(rgb, pixels, factor);
+        change_colours(rgb, rgb, pixels, {saturation_change(factor)});
         break;
       case 7:
         change_sharpness(rgb, H, W, factor);
@@ -409,7 +517,7 @@ Tensor random_strong_view(const Tensor& image_HWC, Random& random) {
         solarize(rgb, pixels, 256 - level(255));
         break;
       default:
-        change_hue(rgb, pixels, (operation.negative ? -0.5 : 0.5) * strength);
+        change_colours(rgb, rgb, pixels, {hue_change((operation.negative ? -0.5 : 0.5) * strength)});
     }
   }
   return view_HWC;

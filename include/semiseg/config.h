@@ -38,6 +38,7 @@ struct DataConfig {
   bool flip = true;                     // mirror half of the crops
   bool unlabeled_truth = false;         // labels of the unlabelled images exist: measure pseudo-labels, never learn from them
   int64_t workers = 2;                  // loader threads; results do not depend on it
+  std::string cache;                    // folder for decoded images and labels; none when not given
   std::vector<double> mean{0.485, 0.456, 0.406};
   std::vector<double> std{0.229, 0.224, 0.225};
   bool val_only = false;  // no setting: `eval` sets it, so that training images need not be there

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,31 @@ std::array<int16_t, 256> cityscapes_label_ids_to_classes();
 enum class Split { kLabeled, kUnlabeled, kVal };
 const char* split_name(Split split);
 
+// Pixels [top, bottom) x [left, right) of an image.
+struct Window {
+  int64_t top = 0, left = 0, bottom = 0, right = 0;
+  int64_t reduction = 1;  // pixels so much larger than the file's are as good: the view shrinks by at least that
+};
+
+// Part of an image: what a window asked for, or more. A reader that reduces (JPEG's by 2, 4 or 8) gives H and W, and the place
+// in it, of the reduced image.
+struct ImagePart {
+  Tensor pixels_HWC;           // uint8 RGB
+  int64_t H = 0, W = 0;        // of the whole image
+  int64_t top = 0, left = 0;   // of pixels_HWC in it
+};
+ImagePart whole_image(const Tensor& image_HWC);
+
+// A Sample whose image may be a part.
+struct PartialSample {
+  ImagePart image;
+  Tensor label_HW;  // whole
+  std::string id;
+};
+
+// Says what to read of an image, given its size and its label; that is undefined where no label is asked for.
+using ChooseWindow = std::function<Window(int64_t H, int64_t W, const Tensor& label_HW)>;
+
 // Reading is thread-safe and never changes the data.
 class Dataset {
  public:
@@ -45,6 +71,8 @@ class Dataset {
   // Image and label; for Split::kUnlabeled the label is undefined, but with data.unlabeled_truth. Throws Error(kData) naming
   // the file and, for a label, the pixel.
   virtual Sample get(Split split, int64_t index) const = 0;
+  // The same, but only as much of the image as is needed. Calls `choose` once; throws what it throws. Here: the whole image.
+  virtual PartialSample get_part(Split split, int64_t index, const ChooseWindow& choose) const;
   // The label alone, for counting.
   virtual Tensor label(Split split, int64_t index) const = 0;
   // The image's path as messages and predictions name it.

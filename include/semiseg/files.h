@@ -10,8 +10,12 @@
 
 namespace semiseg {
 
+// Whether a file survives a crash of the machine once it is committed, at the price of waiting for the disk; what can be made
+// anew need not.
+enum class Durability { kAtOnce, kAfterAWhile };
+
 // A file being written beside its final place: bytes go to `path` + ".tmp-PID"; commit() syncs the file, renames it onto `path`
-// and syncs the folder. Destroyed without commit(), it removes what it wrote.
+// and syncs the folder (kAfterAWhile: renames only). Destroyed without commit(), it removes what it wrote.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -20,7 +24,7 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* data, size_t bytes);
-  void commit();
+  void commit(Durability durability = Durability::kAtOnce);
 
  private:
   std::string path_, temporary_;

@@ -49,6 +49,9 @@ std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_
 // takes an image uniformly among those of which c covers more than .0014 (3000 pixels of Cityscapes' 2048 x 1024), or, where
 // there is none, among those that hold c. Its crop is redrawn, up to 10 times, until it holds more pixels of c than .0007 of
 // the image has. Labels are then read once more, when the loader is made.
+//
+// Memory is bounded, however slow the caller: there are at most `prefetch` + 1 batches in uint8, read ahead or in work, and in
+// each thread one decoded image with its label and views, and a decoder's buffers of an image's and a file's size.
 class Loader {
  public:
   Loader(const Dataset& data, LoaderOptions options);
@@ -71,7 +74,7 @@ class Loader {
 // uint8 [B, H, W, 3] on any device -> float32 [B, 3, H, W] in channels-last, normalised.
 Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, const std::vector<double>& std);
 
-// Reads the validation images in order, ahead of the caller.
+// Reads the validation images in order, ahead of the caller: at most two samples a thread.
 class OrderedReader {
  public:
   OrderedReader(const Dataset& data, Split split, int64_t workers);

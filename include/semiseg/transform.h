@@ -1,6 +1,7 @@
 // The views that training sees. All on the host, on uint8, and pure functions of their Random.
 #pragma once
 
+#include "semiseg/dataset.h"
 #include "semiseg/random.h"
 #include "semiseg/types.h"
 
@@ -25,7 +26,12 @@ struct WeakViewOptions {
 // bottom.
 Geometry draw_geometry(int64_t H, int64_t W, const WeakViewOptions& options, Random& random);
 
+// The pixels of an H x W image that view_of_image reads.
+Window window_of(int64_t H, int64_t W, const Geometry& geometry);
+
 // uint8 [crop_H, crop_W, 3]; bilinear (by area when shrinking); padding takes `fill`.
+// REQUIRES: the part holds window_of(image.H, image.W, geometry).
+Tensor view_of_image(const ImagePart& image, const Geometry& geometry, std::array<uint8_t, 3> fill);
 Tensor view_of_image(const Tensor& image_HWC, const Geometry& geometry, std::array<uint8_t, 3> fill);
 // uint8 [crop_H, crop_W]; nearest; padding is kIgnore.
 Tensor view_of_label(const Tensor& label_HW, const Geometry& geometry);

@@ -84,10 +84,10 @@ Finding read_entry(const FileLists& lists, const FileEntry& entry) {
   });
   if (entry.label.empty()) return finding;
   attempt([&] {
-    label_HW = read_label(lists, entry);
+    label_HW = read_label(lists, entry, read_label_values(entry.label));
     count_label(label_HW, lists.classes.size(), finding);
   });
-  if (image_HWC.defined() && label_HW.defined()) attempt([&] { check_same_size(entry, image_HWC, label_HW); });
+  if (image_HWC.defined() && label_HW.defined()) attempt([&] { check_same_size(entry, image_HWC.size(0), image_HWC.size(1), label_HW); });
   return finding;
 }
 

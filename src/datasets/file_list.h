@@ -53,10 +53,10 @@ std::vector<FileEntry> read_list(
 
 bool is_file(const std::string& path);
 
-// The label of an entry as classes. Throws Error(kData).
-Tensor read_label(const FileLists& lists, const FileEntry& entry);
-// Throws Error(kData) naming both files and sizes.
-void check_same_size(const FileEntry& entry, const Tensor& image_HWC, const Tensor& label_HW);
+// The label of an entry as classes, from the values in its file. Throws Error(kData).
+Tensor read_label(const FileLists& lists, const FileEntry& entry, const Tensor& values_HW);
+// Throws Error(kData) naming both files and sizes where the image is not H x W as the label is.
+void check_same_size(const FileEntry& entry, int64_t H, int64_t W, const Tensor& label_HW);
 
 // Images that two splits share, by path.
 struct Overlap {

@@ -216,6 +216,7 @@ TEST_F(ConfigTest, PathsAreRelativeToTheirFile) {
   EXPECT_EQ(config.data.root, path("data"));
   EXPECT_EQ(config.model.weights, path("base/w.pth"));
   EXPECT_EQ(load_config(file, {"data.root=x"}).data.root, (fs::current_path() / "x").string());
+  EXPECT_EQ(load_config(file, {"data.root=x", "data.cache=y"}).data.cache, (fs::current_path() / "y").string());
   ASSERT_NE(std::getenv("HOME"), nullptr);
   EXPECT_EQ(load_config(file, {"data.root=~/x"}).data.root, std::string(std::getenv("HOME")) + "/x");
   EXPECT_EQ(load_config(file, {"data.classes=camvid"}).data.classes, "camvid");
@@ -419,6 +420,7 @@ TEST_F(ConfigTest, BadOverrides) {
       {"optim.lr=1 2", {"command line: optim.lr is \"1 2\", not"}},
       {"data.crop=[1,", {"command line: not valid YAML"}},
       {"run.name=[a]", {"command line: run.name is [\"a\"], not text"}},
+      {"data.cache=x", {"command line: data.cache is set, but data.format: synthetic does not read it"}},
       {"semi.threshold=0.5", {"command line: semi.threshold is set, but semi.method: supervised does not read it"}},
   };
   const std::string file = write("good.yaml", kLeast);

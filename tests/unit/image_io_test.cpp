@@ -5,7 +5,9 @@
 #include <fstream>
 #include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
+#include <opencv2/imgproc.hpp>
 
+#include "image_file.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -49,7 +51,8 @@ class ImageIoTest : public testing::Test {
 
   // By libpng: OpenCV writes neither palettes nor packed bits.
   std::string put_png(const std::string& name, int width, int height, int bits, int colour_type,
-                      const std::vector<std::vector<uint8_t>>& rows, int interlace = PNG_INTERLACE_NONE) const {
+                      const std::vector<std::vector<uint8_t>>& rows, int interlace = PNG_INTERLACE_NONE,
+                      int filters = PNG_ALL_FILTERS, bool transparent = false) const {
     FILE* file = std::fopen(path(name).c_str(), "wb");
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
     png_infop info = png_create_info_struct(png);
@@ -61,6 +64,12 @@ class ImageIoTest : public testing::Test {
         palette[i] = {static_cast<png_byte>(200 - i), 7, static_cast<png_byte>(i * 3)};
       png_set_PLTE(png, info, palette.data(), static_cast<int>(palette.size()));
     }
+    if (transparent) {
+      png_color_16 colour{};
+      png_byte alpha = 0;
+      png_set_tRNS(png, info, &alpha, 1, &colour);
+    }
+    png_set_filter(png, PNG_FILTER_TYPE_BASE, filters);
     png_write_info(png, info);
     std::vector<std::vector<uint8_t>> copy = rows;
     std::vector<png_bytep> pointers;
@@ -70,6 +79,42 @@ class ImageIoTest : public testing::Test {
     png_destroy_write_struct(&png, &info);
     std::fclose(file);
     return path(name);
+  }
+
+  // Rows of bytes that every filter predicts now well, now badly: ramps with noise.
+  static std::vector<std::vector<uint8_t>> textured_rows(int rows, int bytes) {
+    std::vector<std::vector<uint8_t>> result(rows, std::vector<uint8_t>(bytes));
+    uint32_t state = 7;
+    for (int y = 0; y < rows; ++y)
+      for (int x = 0; x < bytes; ++x) {
+        state = state * 1664525 + 1013904223;
+        const bool rough = y % 3 == 0;
+        result[y][x] = static_cast<uint8_t>(5 * y + 3 * x + (rough ? state >> 24 : state >> 30));
+      }
+    return result;
+  }
+
+  // What OpenCV decodes, as RGB.
+  static Tensor by_opencv(const std::string& file) {
+    const cv::Mat bgr = cv::imread(file, cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION);
+    Tensor image_HWC = at::empty({bgr.rows, bgr.cols, 3}, at::kByte);
+    cv::Mat rgb(bgr.rows, bgr.cols, CV_8UC3, image_HWC.data_ptr<uint8_t>());
+    cv::cvtColor(bgr, rgb, cv::COLOR_BGR2RGB);
+    return image_HWC;
+  }
+
+  static Tensor window_of_image(const Tensor& image_HWC, const Window& window) {
+    return image_HWC.slice(0, window.top, window.bottom).slice(1, window.left, window.right);
+  }
+
+  // The window, cut out of what ImageFile reads for it.
+  static Tensor read_window(const std::string& file, Window window) {
+    const ImagePart part = ImageFile(file).read(window);
+    window.top -= part.top;
+    window.bottom -= part.top;
+    window.left -= part.left;
+    window.right -= part.left;
+    return window_of_image(part.pixels_HWC, window);
   }
 
   fs::path folder_;
@@ -225,6 +270,105 @@ TEST_F(ImageIoTest, WhatIsNoLabel) {
   };
   for (const auto& test : kCases)
     expect_contains(message_of([&] { read_label_values(test.file); }), test.file + ": " + test.message);
+}
+
+TEST_F(ImageIoTest, EveryPngFilterOfEveryPixelSizeIsUndone) {
+  const std::pair<int, int> kColours[] = {
+      {PNG_COLOR_TYPE_GRAY, 1}, {PNG_COLOR_TYPE_RGB, 3}, {PNG_COLOR_TYPE_RGB_ALPHA, 4}, {PNG_COLOR_TYPE_PALETTE, 1}};
+  const int kFilters[] = {PNG_FILTER_NONE, PNG_FILTER_SUB, PNG_FILTER_UP, PNG_FILTER_AVG, PNG_FILTER_PAETH, PNG_ALL_FILTERS};
+  for (const auto& [colour, channels] : kColours) {
+    for (const int filters : kFilters) {
+      for (const int width : {1, 2, 3, 33}) {
+        const auto rows = textured_rows(23, width * channels);
+        const std::string file = put_png("a.png", width, 23, 8, colour, rows, PNG_INTERLACE_NONE, filters);
+        EXPECT_TRUE(at::equal(read_image(file), by_opencv(file))) << colour << " " << filters << " " << width;
+        if (channels > 1) continue;
+        std::vector<int> expected;
+        for (const auto& row : rows) expected.insert(expected.end(), row.begin(), row.end());
+        EXPECT_EQ(values_of(read_label_values(file)), expected) << colour << " " << filters << " " << width;
+      }
+    }
+  }
+}
+
+TEST_F(ImageIoTest, UnusualPngImagesAreReadAsOpenCvReadsThem) {
+  const struct {
+    const char* name;
+    int bits, colour, bytes_of_row;
+    int interlace = PNG_INTERLACE_NONE;
+    bool transparent = false;
+  } kCases[] = {
+      {"packed grey", 2, PNG_COLOR_TYPE_GRAY, 5},
+      {"deep grey", 16, PNG_COLOR_TYPE_GRAY, 34},
+      {"grey and alpha", 8, PNG_COLOR_TYPE_GRAY_ALPHA, 34},
+      {"deep colours", 16, PNG_COLOR_TYPE_RGB, 102},
+      {"deep colours and alpha", 16, PNG_COLOR_TYPE_RGB_ALPHA, 136},
+      {"packed palette", 4, PNG_COLOR_TYPE_PALETTE, 9},
+      {"interlaced", 8, PNG_COLOR_TYPE_RGB, 51, PNG_INTERLACE_ADAM7},
+      {"interlaced alpha", 8, PNG_COLOR_TYPE_RGB_ALPHA, 68, PNG_INTERLACE_ADAM7},
+      {"transparent colour", 8, PNG_COLOR_TYPE_RGB, 51, PNG_INTERLACE_NONE, true},
+      {"transparent grey", 8, PNG_COLOR_TYPE_GRAY, 17, PNG_INTERLACE_NONE, true},
+      {"transparent palette", 8, PNG_COLOR_TYPE_PALETTE, 17, PNG_INTERLACE_NONE, true},
+  };
+  for (const auto& test : kCases) {
+    const std::string file = put_png("a.png", 17, 13, test.bits, test.colour, textured_rows(13, test.bytes_of_row),
+                                     test.interlace, PNG_ALL_FILTERS, test.transparent);
+    EXPECT_TRUE(at::equal(read_image(file), by_opencv(file))) << test.name;
+  }
+}
+
+TEST_F(ImageIoTest, WindowsOfPngImages) {
+  const std::pair<int, int> kColours[] = {{PNG_COLOR_TYPE_GRAY, 1}, {PNG_COLOR_TYPE_RGB, 3}, {PNG_COLOR_TYPE_RGB_ALPHA, 4}};
+  for (const auto& [colour, channels] : kColours) {
+    const std::string file = put_png("a.png", 40, 30, 8, colour, textured_rows(30, 40 * channels));
+    const Tensor whole_HWC = by_opencv(file);
+    for (const Window& window : {Window{0, 0, 30, 40}, Window{0, 0, 1, 1}, Window{29, 39, 30, 40}, Window{7, 11, 22, 30}})
+      EXPECT_TRUE(at::equal(read_window(file, window), window_of_image(whole_HWC, window))) << colour;
+  }
+}
+
+TEST_F(ImageIoTest, WindowsOfJpegImagesAreThoseOfTheWholeImage) {
+  cv::Mat image = noise(150, 230, CV_8UC3);
+  cv::GaussianBlur(image, image, cv::Size(), 2);
+  for (const int progressive : {0, 1}) {
+    for (const bool grey : {false, true}) {
+      std::vector<uchar> bytes;
+      cv::Mat stored = image;
+      if (grey) cv::cvtColor(image, stored, cv::COLOR_BGR2GRAY);
+      cv::imencode(".jpg", stored, bytes, {cv::IMWRITE_JPEG_PROGRESSIVE, progressive});  // colours at half the resolution
+      const std::string file = put("a.jpg", {bytes.begin(), bytes.end()});
+      const Tensor whole_HWC = by_opencv(file);
+      for (int64_t top = 0; top < 100; top += 9) {
+        for (const int64_t left : {0, 1, 15, 16, 17, 40, 95, 129}) {
+          const Window window{top, left, top + 50, left + 101};
+          EXPECT_TRUE(at::equal(read_window(file, window), window_of_image(whole_HWC, window)))
+              << progressive << " " << grey << " " << top << " " << left;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ImageIoTest, JpegImagesAreReadReducedWhereThatIsAllowed) {
+  cv::Mat image = noise(151, 233, CV_8UC3);
+  cv::GaussianBlur(image, image, cv::Size(), 6);
+  cv::normalize(image, image, 0, 255, cv::NORM_MINMAX);
+  const std::string file = put("a.jpg", encoded(".jpg", image));
+  const ImagePart part = ImageFile(file).read({40, 60, 120, 160, /*reduction=*/3});
+  EXPECT_EQ(part.H, 76);
+  EXPECT_EQ(part.W, 117);
+  EXPECT_LE(part.top, 20);
+  EXPECT_LE(part.left, 30);
+  EXPECT_GE(part.top + part.pixels_HWC.size(0), 60);
+  EXPECT_GE(part.left + part.pixels_HWC.size(1), 80);
+  // Each pixel is about the mean of two by two.
+  const Tensor whole_HWC = by_opencv(file).slice(0, 0, 150).slice(1, 0, 232).to(at::kFloat);
+  const Tensor means_HWC = whole_HWC.view({75, 2, 116, 2, 3}).mean(std::vector<int64_t>{1, 3});
+  const Tensor expected = window_of_image(means_HWC, {20, 30, 60, 80});
+  const Tensor got = window_of_image(part.pixels_HWC, {20 - part.top, 30 - part.left, 60 - part.top, 80 - part.left});
+  const Tensor difference = (got.to(at::kFloat) - expected).abs();
+  EXPECT_LE(difference.mean().item<float>(), 1.5);
+  EXPECT_LE(difference.max().item<float>(), 8);
 }
 
 // A valid chunk structure around a compressed stream that libpng refuses: the error must come through libpng's longjmp.

@@ -364,6 +364,40 @@ TEST(Loader, DestructionDropsWhatIsReadAhead) {
   EXPECT_LT(data.reads, 20);  // of 168
 }
 
+// Waits until the readers have stopped, and gives the number of images they have read.
+int reads_at_rest(const FakeDataset& data) {
+  int before = -1;
+  while (before != data.reads) {
+    before = data.reads;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return before;
+}
+
+TEST(Loader, ReadsAheadNoFurtherThanAsked) {
+  const FakeDataset data;
+  LoaderOptions options = options_with(3);
+  options.prefetch = 2;
+  constexpr int kImages = 2 + 3 + 3;  // of a batch
+  Loader loader(data, options);
+  for (int index = 0; index < 3; ++index) {
+    loader.batch(index);
+    EXPECT_EQ(reads_at_rest(data), (index + 1 + 2) * kImages);
+  }
+  loader.batch(100);  // those read ahead are given up, and as many are read from there on
+  EXPECT_EQ(reads_at_rest(data), 5 * kImages + 3 * kImages);
+}
+
+TEST(OrderedReader, ReadsAheadTwoSamplesAThread) {
+  FakeDataset data;
+  data.sizes[Split::kVal] = 50;
+  OrderedReader reader(data, Split::kVal, 3);
+  for (int index = 0; index < 4; ++index) {
+    reader.next();
+    EXPECT_EQ(reads_at_rest(data), index + 1 + 6);
+  }
+}
+
 TEST(Loader, CountsTheWaitOnce) {
   FakeDataset data;
   data.delay = std::chrono::microseconds(1000);

@@ -169,6 +169,25 @@ TEST(ViewOfImage, ShrinksByFractionsOfPixels) {
   EXPECT_EQ(at_pixel(view_of_image(image, geometry_of(1, 2, 0, 1, 1, 1), kFill), 0, 0, 1), 190);
 }
 
+TEST(ViewOfImage, NeedsOnlyItsWindow) {
+  const int64_t H = 61, W = 83;
+  const Tensor image_HWC = (at::arange(H * W * 3, at::kInt) * 7919 % 251).to(at::kByte).view({H, W, 3});
+  const WeakViewOptions options{.crop_H = 30, .crop_W = 26, .scale_low = 0.15, .scale_high = 2.5};
+  for (uint64_t draw = 0; draw < 200; ++draw) {
+    Random random(1, Purpose::kWeakView, draw);
+    const Geometry geometry = draw_geometry(H, W, options, random);
+    const Window window = window_of(H, W, geometry);
+    ASSERT_TRUE(0 <= window.top && window.top < window.bottom && window.bottom <= H) << draw;
+    ASSERT_TRUE(0 <= window.left && window.left < window.right && window.right <= W) << draw;
+    const double reduction = 1 / geometry.scale;
+    EXPECT_LE(static_cast<double>(window.reduction), std::max(1.0, reduction + 0.2)) << draw;
+    const Tensor part_HWC = image_HWC.slice(0, window.top, window.bottom).slice(1, window.left, window.right);
+    EXPECT_TRUE(at::equal(view_of_image({part_HWC, H, W, window.top, window.left}, geometry, {1, 2, 3}),
+                          view_of_image(image_HWC, geometry, {1, 2, 3})))
+        << draw;
+  }
+}
+
 TEST(ViewOfImage, PaddingNeverBlendsIntoTheImage) {
   const Tensor image = at::full({10, 14, 3}, 200, at::kByte);
   for (const int64_t scaled : {7, 10, 15, 20}) {
@@ -304,6 +323,22 @@ TEST(StrongView, ChangesColoursByTheirDefinitions) {
   EXPECT_NEAR(jittered, 320, 40);
   EXPECT_NEAR(greyed, 80, 40);
   EXPECT_NEAR(blurred, 200, 50);
+}
+
+// Colours are changed in blocks: an image of several shows what a small one of the same pixels shows.
+TEST(StrongView, LargeImagesAreChangedAsSmallOnesAre) {
+  const Tensor image = noise(6, 7, 5);
+  for (uint64_t draw = 0; draw < 60; ++draw) {
+    Random random(4, Purpose::kStrongView, draw), again = random;
+    again.chance(0.8);
+    again.permutation(4);
+    for (int number = 0; number < 4; ++number) again.uniform();
+    again.chance(0.2);
+    if (again.chance(0.5)) continue;  // blur mixes neighbours
+    Random same = random;
+    EXPECT_TRUE(at::equal(strong_view(image.repeat({13, 11, 1}), random), strong_view(image, same).repeat({13, 11, 1})))
+        << draw;
+  }
 }
 
 TEST(StrongView, KeepsTheGeometry) {

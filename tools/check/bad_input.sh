@@ -247,6 +247,7 @@ train "weights of another shape" 7 conv1.weight model.weights="$work/shape.safet
 train "weights of another network" 7 other.safetensors model.weights="$work/other.safetensors"
 train "truncated weights" 7 cut.safetensors model.weights="$work/cut.safetensors"
 train "pickle that runs code" 7 attack.pth model.weights="$work/attack.pth"
+train "cache folder that is a file" 6 a_file data.cache="$work/a_file"
 train "weights that are an image" 7 0.png model.weights="$work/images/0.png"
 kind "torn checkpoint" 7 torn.safetensors eval "$work/torn.safetensors"
 kind "checkpoint with a wrong byte" 7 flipped.safetensors eval "$work/flipped.safetensors"

@@ -1,0 +1,39 @@
+// An image file that is read in two steps, so that a crop can be chosen by the image's size before pixels are decoded.
+#pragma once
+
+#include <string>
+
+#include "plain_png.h"
+#include "semiseg/dataset.h"
+
+namespace semiseg {
+
+// PNG and JPEG are decoded in part; other formats as a whole, by the constructor.
+class ImageFile {
+ public:
+  // Reads the file and checks its structure. Throws Error(kData) as read_image does.
+  explicit ImageFile(std::string path);
+  ImageFile(const ImageFile&) = delete;
+  ImageFile& operator=(const ImageFile&) = delete;
+
+  int64_t height() const { return height_; }
+  int64_t width() const { return width_; }
+  // Whether read() may give a reduced image.
+  bool is_reducible() const { return kind_ == Kind::kJpeg; }
+
+  // At least the pixels of `window`, uint8 RGB. Throws Error(kData) for pixels that cannot be decoded.
+  ImagePart read(const Window& window) const;
+
+ private:
+  enum class Kind { kPlainPng, kJpeg, kOther };
+
+  Tensor decode_whole() const;  // by OpenCV
+
+  std::string path_, bytes_;
+  Kind kind_ = Kind::kOther;
+  PngLayout png_;  // of views into bytes_
+  Tensor whole_;   // of kOther
+  int64_t height_ = 0, width_ = 0;
+};
+
+}  // namespace semiseg
