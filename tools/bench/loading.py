@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time UniMatch's data set as published, on one thread: the Python peer of what `semiseg bench` calls "loader alone".
+"""Time UniMatch's data set as published, on one thread: the Python peer of tools/bench/loading.cpp.
 
     python tools/bench/loading.py DATA --steps 10        DATA: as `semiseg synth` makes it
     python tools/bench/loading.py DATA --photographs     no timing: makes the images compress like photographs

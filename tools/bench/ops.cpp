@@ -1,7 +1,7 @@
 // Times one fused operation of semiseg/ops.h, for tools/bench/ops.sh: prints a JSON object with the median milliseconds and the
 // memory that the operation took at its peak beyond its inputs.
 //
-//   semiseg_ops_bench (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
+//   bench_ops (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
 #include "semiseg/ops.h"
 
 #include <ATen/ATen.h>

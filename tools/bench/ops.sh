@@ -15,7 +15,7 @@ ops=${OPS:-loss predict confusion} layouts=${LAYOUTS:-contiguous channels_last} 
 export OMP_NUM_THREADS=${THREADS:-2}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-ninja -C build semiseg_ops_bench >/dev/null
+ninja -C build bench_ops >/dev/null
 
 for op in $ops; do
   for layout in $layouts; do
@@ -23,7 +23,7 @@ for op in $ops; do
     if [[ $layout == channels_last ]]; then arguments+=(channels_last); fi
     for ((round = 1; round <= rounds; ++round)); do
       "$python" tools/bench/ops_peer.py "${arguments[@]}" >>"$work/peer.$op.$layout"
-      build/semiseg_ops_bench "${arguments[@]}" >>"$work/ours.$op.$layout"
+      build/bench_ops "${arguments[@]}" >>"$work/ours.$op.$layout"
     done
   done
 done

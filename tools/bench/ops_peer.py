@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time what a fused operation replaces, for tools/bench/ops.sh: the Python peer of semiseg_ops_bench, with the same arguments.
+"""Time what a fused operation replaces, for tools/bench/ops.sh: the Python peer of bench_ops, with the same arguments.
 
     python tools/bench/ops_peer.py (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
 
