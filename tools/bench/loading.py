@@ -106,7 +106,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--photographs", action="store_true")
-    parser.add_argument("--unlabeled-only", action="store_true", help="a step is one unlabelled sample")
     parser.add_argument("--crop", type=int, default=801)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10)
@@ -126,10 +125,9 @@ def main():
         seed(arguments.seed)
 
     def step():
-        if not arguments.unlabeled_only:
-            labeled_sample(random.choice(pairs), arguments.crop)
+        labeled_sample(random.choice(pairs), arguments.crop)
+        for _ in range(2):
             unlabeled_sample(random.choice(pairs), arguments.crop)
-        unlabeled_sample(random.choice(pairs), arguments.crop)
 
     times = []
     for index in range(arguments.warmup + arguments.steps):
