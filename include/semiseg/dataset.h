@@ -47,9 +47,9 @@ struct Window {
 // Part of an image: what a window asked for, or more. A reader that reduces (JPEG's by 2, 4 or 8) gives H and W, and the place
 // in it, of the reduced image.
 struct ImagePart {
-  Tensor pixels_HWC;           // uint8 RGB
-  int64_t H = 0, W = 0;        // of the whole image
-  int64_t top = 0, left = 0;   // of pixels_HWC in it
+  Tensor pixels_HWC;          // uint8 RGB
+  int64_t H = 0, W = 0;       // of the whole image
+  int64_t top = 0, left = 0;  // of pixels_HWC in it
 };
 ImagePart whole_image(const Tensor& image_HWC);
 

@@ -87,7 +87,8 @@ Finding read_entry(const FileLists& lists, const FileEntry& entry) {
     label_HW = read_label(lists, entry, read_label_values(entry.label));
     count_label(label_HW, lists.classes.size(), finding);
   });
-  if (image_HWC.defined() && label_HW.defined()) attempt([&] { check_same_size(entry, image_HWC.size(0), image_HWC.size(1), label_HW); });
+  if (image_HWC.defined() && label_HW.defined())
+    attempt([&] { check_same_size(entry, image_HWC.size(0), image_HWC.size(1), label_HW); });
   return finding;
 }
 
