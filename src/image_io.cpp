@@ -1,5 +1,8 @@
 // Reading images and labels with checks that the decoders leave out, and writing pictures.
+// clang-format off
+#include <cstdio>  // which jpeglib.h wants before it
 #include <jpeglib.h>
+// clang-format on
 #include <libdeflate.h>
 #include <png.h>
 #include <sys/stat.h>
