@@ -1,6 +1,6 @@
 // Times the loader alone, in the calling thread: no network, whose steps at this size would take minutes on a processor.
 //
-//   loading CONFIG.yaml STEPS [key=value ...]
+//   bench_loading CONFIG.yaml STEPS [key=value ...]
 //
 // A step is one batch of what UniMatch reads: labelled images with one view, and two draws of unlabelled ones with the weak and
 // two strong views. Prints one JSON object; the time is the median over the steps.
@@ -42,7 +42,7 @@ double median_ms(const Config& config, int64_t steps) {
 int run(const std::vector<std::string>& words) {
   const int64_t steps = words.size() < 2 ? 0 : std::atoll(words[1].c_str());
   if (steps < 1) {
-    std::fprintf(stderr, "usage: loading CONFIG.yaml STEPS [key=value ...]\n");
+    std::fprintf(stderr, "usage: bench_loading CONFIG.yaml STEPS [key=value ...]\n");
     return 2;
   }
   const Config config = load_config(words[0], {words.begin() + 2, words.end()});

@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=1
 
-ninja -C build semiseg loading >/dev/null
+ninja -C build semiseg bench_loading >/dev/null
 build/semiseg synth "$work/data" --train 8 --val 1 --size 1024x2048 --seed 1 >/dev/null
 "$python" tools/bench/loading.py "$work/data" --photographs
 cat >"$work/loading.yaml" <<YAML
