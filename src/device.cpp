@@ -71,6 +71,10 @@ void move_module(torch::nn::Module& module, torch::Device device) {
   for (const auto& buffer : module.buffers()) move(buffer);
 }
 
+void wait_for(torch::Device device) {
+  if (device.is_cuda()) at::accelerator::synchronizeDevice(device.index());
+}
+
 double peak_memory_mb(torch::Device device) {
   if (device.is_cuda()) {
     const auto stats = at::accelerator::getDeviceStats(device.index());

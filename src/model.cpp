@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 #include <numbers>
 
 #include "models/layers.h"
+#include "observers.h"
 #include "semiseg/random.h"
 
 namespace semiseg {
@@ -79,9 +81,20 @@ Segmenter::Segmenter(std::shared_ptr<Backbone> encoder, std::shared_ptr<Decoder>
   head_ = register_module("segmentation_head", std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{convolution}));
 }
 
-std::vector<Tensor> Segmenter::encode(const Tensor& image_BCHW) { return encoder_->forward(image_BCHW); }
+std::vector<Tensor> Segmenter::encode(const Tensor& image_BCHW) {
+  RECORD_USER_SCOPE(kNetworkScope);
+  return encoder_->forward(image_BCHW);
+}
 
-Tensor Segmenter::classify(const Tensor& x_BChw) { return static_cast<Layer&>(*head_).forward(x_BChw); }
+Tensor Segmenter::decode_features(const std::vector<Tensor>& features) {
+  RECORD_USER_SCOPE(kNetworkScope);
+  return decoder_->forward(features);
+}
+
+Tensor Segmenter::classify(const Tensor& x_BChw) {
+  RECORD_USER_SCOPE(kNetworkScope);
+  return static_cast<Layer&>(*head_).forward(x_BChw);
+}
 
 std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num_classes, uint64_t seed, uint32_t purpose) {
   auto encoder = backbones().at(config.backbone)(config);

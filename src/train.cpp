@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 
 #include <chrono>
 #include <cmath>
 
+#include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/health.h"
@@ -17,6 +19,32 @@
 // One training run, top to bottom: data, networks, optimizer, resume, loop.
 
 namespace semiseg {
+
+void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
+            Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums) {
+  const int64_t accumulate = config.optim.accumulate;
+  for (const NamedModule& trained : method.trained()) trained.module->train();
+  optimizer.zero_grad();
+  for (int64_t micro = 0; micro < accumulate; ++micro) {
+    reseed_dropout(method, config.seed, progress.step * accumulate + micro);
+    StepOutput out;
+    {
+      RECORD_USER_SCOPE(kForwardAndLossScope);
+      const Autocast autocast(device, config.run.precision == "bf16");
+      out = method.step(batches[micro], progress);
+    }
+    {
+      RECORD_USER_SCOPE(kBackwardScope);
+      (out.loss / accumulate).backward();
+    }
+    add_to_sums(sums, out);
+  }
+  // Then whatever follows the student: the EMA teacher.
+  RECORD_USER_SCOPE(kOptimizerScope);
+  optimizer.step(schedule_factor(config.optim, progress.step, progress.total_steps));
+  at::NoGradGuard no_grad;
+  method.after_update(progress);
+}
 
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
   const torch::Device device = resolve_device(config.run.device);
@@ -126,28 +154,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       std::vector<TrainBatch> batches;
       for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(state.step * accumulate + micro));
 
-      // Forward and backward, over `accumulate` micro-batches.
       between_steps = false;
-      const Progress progress{state.step, total_steps, steps_per_epoch};
-      for (const NamedModule& trained : method->trained()) trained.module->train();
-      optimizer.zero_grad();
-      for (int64_t micro = 0; micro < accumulate; ++micro) {
-        reseed_dropout(*method, config.seed, state.step * accumulate + micro);
-        StepOutput out;
-        {
-          const Autocast autocast(device, bf16);
-          out = method->step(batches[micro], progress);
-        }
-        (out.loss / accumulate).backward();
-        add_to_sums(&state.epoch_sums, out);
-      }
-
-      // Update, then whatever follows the student: the EMA teacher.
-      optimizer.step(schedule_factor(config.optim, state.step, total_steps));
-      {
-        at::NoGradGuard no_grad;
-        method->after_update(progress);
-      }
+      update(config, device, {state.step, total_steps, steps_per_epoch}, batches, *method, optimizer, &state.epoch_sums);
       ++state.step;
       between_steps = true;
 
@@ -155,7 +163,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         note_time();
         require_finite_loss(state);
         report.step(step_report(state, epoch, images_per_step,
-                                config.optim.lr * schedule_factor(config.optim, progress.step, total_steps),
+                                config.optim.lr * schedule_factor(config.optim, state.step - 1, total_steps),
                                 since_start.seconds() / static_cast<double>(state.step - first_step) *
                                     static_cast<double>(total_steps - state.step)));
       }

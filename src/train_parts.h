@@ -52,6 +52,11 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
 // config.eval with the window and stride it implies.
 EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16);
 
+// One update (train.cpp): forward and backward over the `optim.accumulate` micro-batches, the optimizer, then what follows the
+// student. Adds what the steps hand back to `sums`. REQUIRES: config.run.precision is bf16 or fp32.
+void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
+            Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums);
+
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 

@@ -37,6 +37,9 @@ class Autocast {
 // Moves a module's tensors to the device, convolution weights to channels-last.
 void move_module(torch::nn::Module& module, torch::Device device);
 
+// Ends when all that was queued on the device is done.
+void wait_for(torch::Device device);
+
 // Most memory held so far, in MiB: of the process on the CPU, of the allocator on CUDA.
 double peak_memory_mb(torch::Device device);
 

@@ -46,7 +46,7 @@ class Segmenter : public torch::nn::Module {
   // logits_BKhw at stride 4. Upsampling to the image is the loss's or the metric's business (ops.h).
   Tensor decode(const std::vector<Tensor>& features) { return classify(decode_features(features)); }
   // The two halves of decode: the decoder's output [B, decoder_channels(), h, w], and the head's 1x1 convolution on it.
-  Tensor decode_features(const std::vector<Tensor>& features) { return decoder_->forward(features); }
+  Tensor decode_features(const std::vector<Tensor>& features);
   Tensor classify(const Tensor& x_BChw);
   int64_t decoder_channels() const { return decoder_->channels(); }
   Tensor forward(const Tensor& image_BCHW) { return decode(encode(image_BCHW)); }

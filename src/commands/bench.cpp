@@ -1,15 +1,20 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "commands/command.h"
+#include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
 #include "train_parts.h"
+
+// Times a training step in two ways: as training runs it, data included, with one look at the clock before the first and after
+// the last step; and by its parts, on a batch that lies ready, where each part waits for the device. Both run train.cpp's
+// update().
 
 namespace semiseg {
 namespace {
@@ -19,9 +24,86 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Waits for the device: reading one value back ends only after all that was queued before it.
-void wait_for(torch::Device device) {
-  if (device.is_cuda()) at::zeros({}, at::TensorOptions(device)).item<float>();
+// Milliseconds of `work`, which ends when the device is done with it: the median of `times` runs, after one more.
+template <class Work>
+double median_ms(torch::Device device, int64_t times, const Work& work) {
+  std::vector<double> ms;
+  for (int64_t i = 0; i <= times; ++i) {
+    wait_for(device);
+    const Stopwatch watch;
+    work();
+    wait_for(device);
+    if (i > 0) ms.push_back(1000 * watch.seconds());
+  }
+  return median(ms);
+}
+
+// What this machine reaches where nothing stands in the way.
+struct Peak {
+  int64_t side;  // of the matrices
+  double gemm_gflops;
+  double copy_gb_s;  // bytes read and written
+};
+
+Peak measure_peak(torch::Device device, bool bf16) {
+  constexpr int64_t kLargestSide = 8192, kTimes = 5;
+  constexpr double kLongEnoughMs = 50;
+  // Convolutions may take TF32 where products by default do not: a peak below what the step may use would be no peak.
+  if (device.is_cuda()) at::globalContext().setAllowTF32CuBLAS(at::globalContext().allowTF32CuDNN());
+  const auto options = at::TensorOptions(bf16 ? at::kBFloat16 : at::kFloat).device(device);
+  Peak peak{256, 0, 0};
+  for (double ms = 0; ms < kLongEnoughMs && peak.side < kLargestSide;) {
+    peak.side *= 2;
+    const auto left = at::ones({peak.side, peak.side}, options), right = at::ones_like(left);
+    auto product = at::empty_like(left);
+    ms = median_ms(device, kTimes, [&] { at::mm_out(product, left, right); });
+    const double flop = 2 * static_cast<double>(peak.side) * static_cast<double>(peak.side) * static_cast<double>(peak.side);
+    peak.gemm_gflops = std::max(peak.gemm_gflops, flop / ms / 1e6);
+  }
+  const auto from = at::ones({int64_t{64} << 20}, at::TensorOptions(at::kFloat).device(device));
+  auto to = at::empty_like(from);
+  peak.copy_gb_s = 2 * static_cast<double>(from.nbytes()) / median_ms(device, kTimes, [&] { to.copy_(from); }) / 1e6;
+  return peak;
+}
+
+// One validation image, held in memory, so that evaluating it is not reading it.
+class OneImage : public Dataset {
+ public:
+  explicit OneImage(const Dataset& data) : data_(data), sample_(data.get(Split::kVal, 0)) {}
+  int64_t size(Split) const override { return 1; }
+  Sample get(Split, int64_t) const override { return sample_; }
+  Tensor label(Split, int64_t) const override { return sample_.label_HW; }
+  std::string id(Split, int64_t) const override { return sample_.id; }
+  const ClassSet& classes() const override { return data_.classes(); }
+
+ private:
+  const Dataset& data_;
+  Sample sample_;
+};
+
+// The operators that take the most time in `step`, one a line.
+template <class Step>
+std::string operator_table(const Step& step) {
+  constexpr size_t kShown = 25;
+  const Stopwatch watch;
+  const auto times = [&] {
+    const OperatorTimer timer;
+    step();
+    return timer.times();
+  }();
+  const double total = watch.seconds();
+  std::vector<std::pair<std::string, OperatorTimer::Times>> sorted(times.begin(), times.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  double seen = 0;
+  for (const auto& item : sorted) seen += item.second.seconds;
+  const auto line = [&](const std::string& name, double seconds, int64_t calls) {
+    return format("\n  %-44s %9.1f ms %5.1f %% %6lld", name.c_str(), 1000 * seconds, 100 * seconds / total,
+                  static_cast<long long>(calls));
+  };
+  std::string table = "operators of one step, without those they call, and their calls";
+  for (size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
+    table += line(sorted[i].first, sorted[i].second.seconds, sorted[i].second.calls);
+  return table + line("in no operator", total - seen, 0);
 }
 
 int64_t steps_of(const Arguments& arguments) {
@@ -32,11 +114,14 @@ int64_t steps_of(const Arguments& arguments) {
 }
 
 int run(const Arguments& arguments) {
-  const int64_t steps = steps_of(arguments), warm_up = 2;
-  const Config config = load_config(arguments.positional[0], arguments.overrides);
+  constexpr int64_t kWarmUp = 2, kEvaluations = 5;
+  const int64_t steps = steps_of(arguments);
+  Config config = load_config(arguments.positional[0], arguments.overrides);
   use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
   const bool bf16 = resolve_bf16(config.run.precision, device);
+  config.run.precision = bf16 ? "bf16" : "fp32";
+  prefer_deterministic_kernels(config.run.deterministic, device);
   const auto data = open_dataset(config);
   TrainState state;
   const ClassCounts counts = count_and_weigh(*data, config, &state);
@@ -44,73 +129,98 @@ int run(const Arguments& arguments) {
   Optimizer optimizer(method->trained(), config.optim);
   const BatchNeeds needs = method->needs();
   const LoaderOptions options = loader_options(config, needs, device, counts);
-  const double images = static_cast<double>(options.batch_labeled + (needs.unlabeled ? options.batch_unlabeled : 0));
+  const int64_t accumulate = config.optim.accumulate;
+  const double images =
+      static_cast<double>(accumulate * (options.batch_labeled + (needs.unlabeled ? options.batch_unlabeled : 0)));
   log_info(str(config.model.backbone, " ", config.model.decoder, ", ", config.semi.method, ", crop ", options.view.crop_H, "x",
-               options.view.crop_W, ", ", images, " images, ", describe_device(device), ", ", bf16 ? "bf16" : "fp32"));
+               options.view.crop_W, ", ", images, " images a step, ", describe_device(device), ", ", config.run.precision));
 
-  std::map<std::string, std::vector<double>> ms;
-  const auto timed = [&](const std::string& part, const std::function<void()>& work) {
-    wait_for(device);
-    const Stopwatch watch;
-    work();
-    wait_for(device);
-    ms[part].push_back(1000 * watch.seconds());
+  Progress progress{0, 1000, 100};
+  const auto step = [&](const std::vector<TrainBatch>& batches) {
+    update(config, device, progress, batches, *method, optimizer, &state.epoch_sums);
+    progress.step = (progress.step + 1) % progress.total_steps;
   };
-  const Progress progress{0, 1000, 100};
-  const auto step = [&](int64_t index, const TrainBatch& batch) {
-    for (const NamedModule& trained : method->trained()) trained.module->train();
-    optimizer.zero_grad();
-    reseed_dropout(*method, config.seed, index);
-    StepOutput out;
-    timed("forward and loss", [&] {
-      const Autocast autocast(device, bf16);
-      out = method->step(batch, progress);
-    });
-    timed("backward", [&] { out.loss.backward(); });
-    timed("optimizer", [&] {
-      optimizer.step(1);
-      at::NoGradGuard no_grad;
-      method->after_update(progress);
-    });
+  int64_t loaded = 0;
+  const auto load = [&](Loader& loader) {
+    std::vector<TrainBatch> batches;
+    for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(loaded++));
+    return batches;
   };
 
-  // The step on one batch that lies on the device.
-  TrainBatch batch;
+  // As training runs it.
+  auto loader = std::make_unique<Loader>(*data, options);
+  double flop = 0;
   {
-    Loader loader(*data, options);
-    batch = loader.batch(0);
+    const FlopCounter counter;
+    step(load(*loader));
+    wait_for(device);
+    flop = counter.flop();
   }
-  for (int64_t i = 0; i < warm_up; ++i) step(i, batch);
-  ms.clear();
-  for (int64_t i = 0; i < steps; ++i) timed("step without data", [&] { step(i, batch); });
+  for (int64_t i = 0; i < kWarmUp; ++i) step(load(*loader));
+  loader->take_wait_seconds();
+  wait_for(device);
+  const Stopwatch watch;
+  for (int64_t i = 0; i < steps; ++i) step(load(*loader));
+  wait_for(device);
+  const double step_ms = 1000 * watch.seconds() / static_cast<double>(steps);
+  const double data_wait_ms = 1000 * loader->take_wait_seconds() / static_cast<double>(steps);
+  const double memory_mb = peak_memory_mb(device);
+  require_finite_loss(state);
 
-  // The loader alone, then both together as training runs them.
-  {
-    Loader loader(*data, options);
-    for (int64_t i = 0; i < warm_up; ++i) loader.batch(i);
-    for (int64_t i = 0; i < steps; ++i) timed("loader alone", [&] { loader.batch(warm_up + i); });
-  }
-  auto parts_ms = ms;
-  {
-    Loader loader(*data, options);
-    for (int64_t i = 0; i < warm_up; ++i) step(i, loader.batch(i));
-    for (int64_t i = 0; i < steps; ++i) timed("step with data", [&] { step(i, loader.batch(warm_up + i)); });
-  }
-  parts_ms["step with data"] = ms["step with data"];
+  // Its parts. What is left of the networks' passes in a method's step is labelling, mixing and losses.
+  const auto batches = load(*loader);
+  loader.reset();
+  std::map<std::string, std::vector<double>> part_ms;
+  const double without_data_ms = median_ms(device, steps, [&] {
+    const ScopeTimer timer(device);
+    step(batches);
+    const double network = timer.seconds(kNetworkScope);
+    part_ms["forward"].push_back(1000 * network);
+    part_ms["loss"].push_back(1000 * (timer.seconds(kForwardAndLossScope) - network));
+    part_ms["backward"].push_back(1000 * timer.seconds(kBackwardScope));
+    part_ms["optimizer"].push_back(1000 * timer.seconds(kOptimizerScope));
+  });
+  if (arguments.has("operators")) log_info(operator_table([&] { step(batches); }));
+
+  loader = std::make_unique<Loader>(*data, options);
+  const double load_ms = median_ms(device, steps, [&] { load(*loader); });
+  loader.reset();
+
+  const OneImage image(*data);
+  EvalOptions eval_options = make_eval_options(config, device, bf16);
+  eval_options.workers = 0;
+  const double evaluation_ms = median_ms(device, std::min(steps, kEvaluations),
+                                         [&] { evaluate(method->predictor(), image, Split::kVal, eval_options); });
+  const Peak peak = measure_peak(device, bf16);
 
   nlohmann::ordered_json json;
-  const double step_ms = median(parts_ms["step with data"]);
   json["images_per_s"] = 1000 * images / step_ms;
   json["step_ms"] = step_ms;
-  std::string table = "median of " + std::to_string(steps) + " steps";
-  for (const auto& [part, values] : parts_ms) {
-    char line[80];
-    std::snprintf(line, sizeof(line), "\n  %-18s %9.1f ms", part.c_str(), median(values));
-    table += line;
-    json["parts"][part] = median(values);
-  }
-  json["peak_memory_mb"] = peak_memory_mb(device);
-  log_info(table + str("\n", json["images_per_s"].get<double>(), " images/s, peak memory ", peak_memory_mb(device), " MiB"));
+  std::string table =
+      str("mean of ", steps,
+          " steps with data:", format(" %.1f ms, %.2f images/s\nparts of a step, median:", step_ms, 1000 * images / step_ms));
+  const auto add_part = [&](const std::string& name, double ms, const std::string& remark = "") {
+    json["parts"][name] = ms;
+    table += format("\n  %-12s %9.1f ms", name.c_str(), ms) + remark;
+  };
+  add_part("data wait", data_wait_ms, format("  (to load it alone: %.1f ms)", load_ms));
+  for (const char* part : {"forward", "loss", "backward", "optimizer"}) add_part(part, median(part_ms[part]));
+  const auto label_HW = image.label(Split::kVal, 0);
+  add_part("evaluation", evaluation_ms, str("  (an image of ", label_HW.size(0), "x", label_HW.size(1), ")"));
+  json["step_without_data_ms"] = without_data_ms;
+  json["loading_ms"] = load_ms;
+  json["peak_memory_mb"] = memory_mb;
+  const double gflops = flop / step_ms / 1e6;
+  json["flop_per_step"] = flop;
+  json["gflops"] = gflops;
+  json["gemm_gflops"] = peak.gemm_gflops;
+  json["copy_gb_s"] = peak.copy_gb_s;
+  json["peak_share"] = gflops / peak.gemm_gflops;
+  table += format("\n%.2f GFLOP a step, %.1f GFLOP/s: %.1f %% of the %.1f GFLOP/s of a product of %s matrices of %lldx%lld",
+                  flop / 1e9, gflops, 100 * gflops / peak.gemm_gflops, peak.gemm_gflops, config.run.precision.c_str(),
+                  static_cast<long long>(peak.side), static_cast<long long>(peak.side));
+  table += format("\nmemory: copies %.1f GB/s (read and written), peak %.0f MiB", peak.copy_gb_s, memory_mb);
+  log_info(table);
   if (arguments.has("json")) write_file(arguments.get("json"), json.dump(2) + "\n");
   return 0;
 }
@@ -118,11 +228,17 @@ int run(const Arguments& arguments) {
 const bool kRegistered = add_command({
     .name = "bench",
     .synopsis = "CONFIG.yaml [key=value ...]",
-    .summary = "times the parts of a training step and the loader",
-    .details = R"(examples:
+    .summary = "times a training step and its parts beside what this machine can reach",
+    .details =
+        R"(The step is timed as training runs it, reading ahead included. Its FLOP are those of convolutions and matrix products,
+2 for a multiply-add; their peak is that of a large matrix product in the run's precision, measured in the same run.
+
+examples:
   semiseg bench configs/synthetic/demo.yaml
   semiseg bench configs/camvid/fixmatch.yaml data.root=/data/camvid run.precision=bf16 --steps 20 --json bench.json)",
-    .flags = {{"steps", "N", "timed steps of each kind (10)"}, {"json", "FILE", "write the numbers as JSON"}},
+    .flags = {{"steps", "N", "timed steps of each kind (10)"},
+              {"json", "FILE", "write the numbers as JSON"},
+              {"operators", "", "also list the operators that take the most time of one step"}},
     .min_positional = 1,
     .max_positional = 1,
     .run = run,

@@ -53,8 +53,8 @@ for backbone in sys.argv[3].split():
     for precision in sys.argv[4].split():
         def read(side, key):
             reports = [json.load(open(f"{work}/{side}.{backbone}.{precision}.{n}")) for n in range(1, rounds + 1)]
-            return statistics.median(report.get(key, report.get("parts", {}).get(key)) for report in reports)
-        peer, ours = read("peer", "step_ms"), read("ours", "step without data")
+            return statistics.median(report[key] for report in reports)
+        peer, ours = read("peer", "step_ms"), read("ours", "step_without_data_ms")
         print(f"{backbone + ' ' + precision:16} {peer:12.1f} {ours:16.1f} {peer / ours:6.2f} "
               f"{read('peer', 'peak_memory_mb'):8.0f} {read('ours', 'peak_memory_mb'):12.0f}")
 PY
