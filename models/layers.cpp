@@ -15,9 +15,7 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& optio
   if (options.bias) bias_ = register_parameter("bias", at::empty({out}));
 }
 
-Tensor Conv2d::forward(const Tensor& x_BCHW) {
-  return at::conv2d(x_BCHW, weight_, bias_, options_.stride, options_.padding, options_.dilation, options_.groups);
-}
+Tensor Conv2d::forward(const Tensor& x_BCHW) { return convolve(x_BCHW, weight_, bias_, options_); }
 
 BatchNorm2d::BatchNorm2d(int64_t channels)
     : weight_(register_parameter("weight", at::empty({channels}))),

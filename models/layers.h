@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/convolution.h"
 #include "semiseg/types.h"
 
 namespace semiseg {
@@ -19,14 +20,6 @@ class Random;
 class Layer : public torch::nn::Module {
  public:
   virtual Tensor forward(const Tensor& x_BCHW) = 0;
-};
-
-struct ConvOptions {
-  int64_t stride = 1;
-  int64_t padding = 0;
-  int64_t dilation = 1;
-  int64_t groups = 1;
-  bool bias = false;
 };
 
 class Conv2d : public Layer {

@@ -60,7 +60,7 @@ TEST(ScopeTimer, AddsUpTheTimesOfAScope) {
 
 TEST(OperatorTimer, SeesOperatorsAndGradients) {
   const OperatorTimer timer;
-  at::mm(at::ones({2, 3}, at::TensorOptions().requires_grad(true)), at::ones({3, 5})).sum().backward();
+  at::mm(at::ones({2, 3}).requires_grad_(), at::ones({3, 5})).sum().backward();
   const auto times = timer.times();
   EXPECT_EQ(times.at("aten::sum").calls, 1);
   EXPECT_EQ(times.at("aten::mm").calls, 2);
