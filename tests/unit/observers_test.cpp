@@ -62,7 +62,7 @@ TEST(OperatorTimer, SeesOperatorsAndGradients) {
   const OperatorTimer timer;
   at::mm(at::ones({2, 3}).requires_grad_(), at::ones({3, 5})).sum().backward();
   const auto times = timer.times();
-  EXPECT_EQ(times.at("aten::sum").calls, 1);
+  EXPECT_GE(times.at("aten::sum").calls, 1);
   EXPECT_EQ(times.at("aten::mm").calls, 2);
   EXPECT_EQ(times.at("MmBackward0").calls, 1);
   for (const auto& [name, time] : times) EXPECT_GE(time.seconds, 0) << name;
