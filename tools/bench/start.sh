@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Seconds from the start of the process to the end of its first training step, beside Python with segmentation_models_pytorch
-# (unimatch_step.py), both on this machine, taking turns.
+# Seconds from the start of the process until its first training step can begin, and until that step has ended, beside Python with
+# segmentation_models_pytorch (unimatch_step.py), both on this machine, taking turns.
 #
 #   bash tools/bench/start.sh PYTHON [ROUNDS]    PYTHON: one that has torch and segmentation_models_pytorch; ROUNDS: default 5
 #
 # UniMatch, ResNet-18, crop 256, float32, the same rendered scenes for both; BATCH (2, of each kind) and THREADS (2) can be set. The
-# clock stops when the line that a process writes after its step arrives; the process is then ended. semiseg has by then read
-# every label and written its run folder; Python has imported its libraries and started its loaders' workers. A first round warms
-# the disk's cache and is left out.
+# clock is read when the lines arrive that a process writes before it loads its first batch and after its step; the process is
+# then ended. semiseg has by its first line read every label and written its run folder; Python has imported its libraries and
+# built network and optimizer. A first round warms the disk's cache and is left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -30,31 +30,31 @@ YAML
 python3 - "$rounds" "$work" "$python" "$batch" "$threads" <<'PY'
 import shutil, statistics, subprocess, sys, time
 
-rounds, work, python, batch, threads = int(sys.argv[1]), *sys.argv[2:]
+rounds, (work, python, batch, threads) = int(sys.argv[1]), sys.argv[2:]
 peer = [python, "tools/bench/unimatch_step.py", "--data", f"{work}/data", "--batch-labeled", batch, "--batch-unlabeled", batch,
         "--threads", threads, "--warmup", "0", "--steps", "1"]
 ours = ["build/semiseg", "train", f"{work}/unimatch.yaml"]
 
 
-def seconds(command, mark):
-    begin = time.perf_counter()
+def seconds(command, marks):
+    elapsed, begin = [], time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if mark in line:
-                elapsed = time.perf_counter() - begin
+            if marks[len(elapsed)] in line:
+                elapsed.append(time.perf_counter() - begin)
+            if len(elapsed) == len(marks):
                 process.kill()
                 return elapsed
     raise SystemExit(f"{command[0]} ended without a step")
 
 
-times = {"Python": [], "semiseg": []}
+rows = []
 for n in range(rounds + 1):
-    times["Python"].append(seconds(peer, "step_ms"))
-    times["semiseg"].append(seconds(ours, "step 1/"))
+    rows.append((seconds(peer, ["ready", "step_ms"]), seconds(ours, ["run folder:", "step 1/"])))
     shutil.rmtree(f"{work}/run")
-times = {name: values[1:] for name, values in times.items()}
-for name, values in times.items():
-    print(f"{name:8} {statistics.median(values):6.2f} s")
-ratios = [theirs / ours for theirs, ours in zip(times["Python"], times["semiseg"])]
-print(f"ratio    {statistics.median(ratios):6.2f}")
+print(f"{'':22} {'Python':>8} {'semiseg':>8} {'ratio':>7}")
+for i, what in enumerate(("ready for its first", "end of its first step")):
+    theirs, ours = ([row[side][i] for row in rows[1:]] for side in (0, 1))
+    print(f"{what:22} {statistics.median(theirs):7.2f}s {statistics.median(ours):7.2f}s "
+          f"{statistics.median(t / o for t, o in zip(theirs, ours)):7.2f}")
 PY

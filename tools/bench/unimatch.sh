@@ -59,13 +59,20 @@ python3 - "$work" "$rounds" "$rows" <<'PY'
 import json, statistics, sys
 
 work, rounds = sys.argv[1], int(sys.argv[2])
+
+
+def read(path):
+    text = open(path).read()
+    return json.loads(text[text.index("{"):])
+
+
 print(f"{'':12} {'Python':>10} {'semiseg':>10} {'ratio':>7}")
 for row in sys.argv[3].split():
     memory = row.startswith("memory")
     key = "peak_memory_mb" if memory else "step_ms"
     pairs = []
     for n in range(1, rounds + 1):
-        pairs.append([json.load(open(f"{work}/{side}.{row}.{n}"))[key] for side in ("theirs", "ours")])
+        pairs.append([read(f"{work}/{side}.{row}.{n}")[key] for side in ("theirs", "ours")])
     ratio = statistics.median(ours / theirs if memory else theirs / ours for theirs, ours in pairs)
     theirs, ours = (statistics.median(side) for side in zip(*pairs))
     print(f"{row:12} {theirs:10.1f} {ours:10.1f} {ratio:7.2f}  {'MiB, share' if memory else 'ms, times faster'}")

@@ -13,8 +13,9 @@ no padding; SGD with momentum; the numbers that it logs, read each step. Dropped
 that FPN reads.
 
 DATA is what `semiseg synth` makes. Loading follows dataset/semi.py and dataset/transform.py, by PIL and torchvision in three zipped
-DataLoaders with 2 worker processes each. Without --data the step runs on fixed tensors. Prints one JSON object; step_ms is a mean
-over the timed steps, waiting for data included; memory is this process's, without its workers.
+DataLoaders with 2 worker processes each. Without --data the step runs on fixed tensors. Prints a line when it is about to load its
+first batch, and in the end one JSON object: step_ms is a mean over the timed steps, waiting for data included; memory is this
+process's, without its workers.
 """
 import argparse
 import contextlib
@@ -212,6 +213,7 @@ def main():
 
     count = arguments.warmup + arguments.steps
     batches = (loaded_batches if arguments.data else fixed_batches)(arguments, count)
+    print("ready", flush=True)  # for start.sh
     times = []
     begin = time.perf_counter()
     for batch in batches:
