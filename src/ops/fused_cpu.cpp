@@ -231,7 +231,7 @@ bool serves(const Tensor& logits_BKhw) {
 CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options,
                                  bool want_gradient) {
   const Geometry geometry(logits_BKhw, size_of(label_BHW, options.align_corners));
-  const int64_t K = geometry.K, w = geometry.w, H = geometry.H, W = geometry.W, stride = geometry.stride;
+  const int64_t K = geometry.K, w = geometry.w, H = geometry.H, W = geometry.W, padded = geometry.padded;
   const auto label = label_BHW.contiguous();
   const auto class_weight_K =
       options.weight_K.defined() ? options.weight_K.to(at::kFloat).contiguous() : at::ones({K}, at::kFloat);
@@ -259,7 +259,17 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
     LabelSlots labels(geometry, label);
     const size_t slots = static_cast<size_t>(geometry.most_rows() * geometry.slots());
     std::vector<float> weights(slots, 0.0f), pixel_weights(options.label_smoothing > 0 ? slots : 0, 0.0f);
-    std::vector<float> top_gradient(want_gradient ? static_cast<size_t>(K * stride) : 0, 0.0f), bottom_gradient(top_gradient);
+    std::vector<float> top_gradient(want_gradient ? static_cast<size_t>(2 * K * padded) : 0, 0.0f),
+        bottom_gradient(top_gradient);
+    // The gradient of a low-resolution row, written to rows that lie `by_class` apart. The last column is the right one of the
+    // last cell.
+    const auto write_row = [&](float* to, int64_t by_class) {
+      for (int64_t k = 0; k < K; ++k, to += by_class) {
+        const float *left = top_gradient.data() + k * padded, *right = left + K * padded;
+        to[0] = left[0];
+        for (int64_t x = 1; x < w; ++x) to[x] = (x < padded ? left[x] : 0.0f) + right[x - 1];
+      }
+    };
     for (int64_t s = first; s < end; ++s) {
       const Strip strip = reader.next(s);
       const bool* mask = mask_BHW.defined() ? mask_BHW.const_data_ptr<bool>() + b * H * W : nullptr;
@@ -295,16 +305,13 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
       loss[static_cast<size_t>(chunk)] += of_strip.loss;
       weight[static_cast<size_t>(chunk)] += sum;
       if (!want_gradient) continue;
-      float* row = gradient_BKhw.data_ptr<float>() + (b * K * geometry.h + s) * w;
-      for (int64_t k = 0; k < K; ++k)
-        std::memcpy(row + k * geometry.h * w, top_gradient.data() + k * stride, sizeof(float) * w);
+      write_row(gradient_BKhw.data_ptr<float>() + (b * K * geometry.h + s) * w, geometry.h * w);
       // What the strip gave its bottom row is the beginning of the next one's top row.
       std::swap(top_gradient, bottom_gradient);
       std::fill(bottom_gradient.begin(), bottom_gradient.end(), 0.0f);
     }
     if (!want_gradient) return;
-    float* row = seam.data_ptr<float>() + chunk * K * w;
-    for (int64_t k = 0; k < K; ++k) std::memcpy(row + k * w, top_gradient.data() + k * stride, sizeof(float) * w);
+    write_row(seam.data_ptr<float>() + chunk * K * w, w);
   });
   check_labels(outside, K);
 

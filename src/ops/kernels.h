@@ -54,7 +54,8 @@ struct CrossEntropy {
   float smoothing;
   const float* class_weight;  // [K]; read where smoothing > 0
   float focal_gamma;          // 0: none
-  // Out: gradients of the sum of the losses are added to [K, stride] rows; null: no gradient is wanted.
+  // Out: gradients of the sum of the losses are added to [2, K, padded]: those of each cell's left column, then of its right
+  // one. (In one row they would overlap, and a load that overlaps the store before it waits.) Null: no gradient is wanted.
   float* top_gradient;
   float* bottom_gradient;
   double loss;  // their sum

@@ -131,12 +131,13 @@ inline Floats logits_of(const Edges& edges, int64_t K, Floats fx, Floats* z) {
 
 // z_k <- e^(z_k - highest); returns their sum.
 inline Floats exponentials(Floats* z, int64_t K, Floats highest) {
-  Floats sum{};
-  for (int64_t k = 0; k < K; ++k) {
-    z[k] = exp(z[k] - highest);
-    sum += z[k];
+  Floats even{}, odd{};  // two sums, as one addition would wait for the other
+  for (int64_t k = 0; k + 1 < K; k += 2) {
+    even += z[k] = exp(z[k] - highest);
+    odd += z[k + 1] = exp(z[k + 1] - highest);
   }
-  return sum;
+  if (K % 2) even += z[K - 1] = exp(z[K - 1] - highest);
+  return even + odd;
 }
 
 // values[index] of each lane; 0 where the index is negative.
@@ -215,12 +216,11 @@ void cross_entropy(const Strip& strip, CrossEntropy& loss) {
           const float fy = strip.row_fraction[row];
           for (int64_t k = 0; k < K; ++k) {
             const Floats left = sum[k] - sum_fx[k], right = sum_fx[k];
-            float* top = loss.top_gradient + k * strip.stride + cell;
-            float* bottom = loss.bottom_gradient + k * strip.stride + cell;
-            add_to(top, (1 - fy) * left);
-            add_to(top + 1, (1 - fy) * right);
-            add_to(bottom, fy * left);
-            add_to(bottom + 1, fy * right);
+            const int64_t at = k * strip.columns.padded + cell, right_at = at + K * strip.columns.padded;
+            add_to(loss.top_gradient + at, (1 - fy) * left);
+            add_to(loss.top_gradient + right_at, (1 - fy) * right);
+            add_to(loss.bottom_gradient + at, fy * left);
+            add_to(loss.bottom_gradient + right_at, fy * right);
           }
         });
     for (int64_t lane = 0; lane < kLanes; ++lane) loss.loss += static_cast<double>(losses[lane]);

@@ -12,6 +12,10 @@ import statistics
 import sys
 import time
 
+try:
+    import torchvision_ops_stub  # noqa: F401  where torchvision is a CUDA build beside a CPU build of torch
+except ImportError:
+    pass
 import torch
 import torch.nn.functional as F
 
