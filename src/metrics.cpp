@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "ops/plain.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -60,14 +61,7 @@ ConfusionMatrix::ConfusionMatrix(int64_t num_classes, torch::Device device)
       counts_KK_(at::zeros({num_classes, num_classes}, at::TensorOptions(at::kLong).device(device))) {}
 
 void ConfusionMatrix::add(const Tensor& prediction, const Tensor& label) {
-  const auto wide_label = label.to(counts_KK_.device(), at::kLong);
-  const auto wide_prediction = prediction.to(counts_KK_.device(), at::kLong);
-  // Labels outside [0, K) go to one more bin, which is cut off: no boolean indexing, so the host never waits.
-  const auto counted = (wide_label >= 0).logical_and(wide_label < num_classes_);
-  const int64_t bins = num_classes_ * num_classes_;
-  const auto bin = at::where(counted, wide_label * num_classes_ + wide_prediction, bins).flatten();
-  const auto counts = at::zeros({bins + 1}, counts_KK_.options()).scatter_add_(0, bin, at::ones_like(bin));
-  counts_KK_ += counts.narrow(0, 0, bins).view({num_classes_, num_classes_});
+  ops::plain::count_confusion(prediction, label, counts_KK_);
 }
 
 Tensor ConfusionMatrix::add_logits(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to,

@@ -37,7 +37,7 @@ class MadeGradient : public torch::autograd::Function<MadeGradient> {
 void use_fused_ops(bool fused) { fused_wanted = fused; }
 
 Tensor upsample_logits(const Tensor& logits_BKhw, int64_t H, int64_t W) {
-  return at::upsample_bilinear2d(logits_BKhw.to(at::kFloat).contiguous(), {H, W}, /*align_corners=*/true);  // [B, K, H, W]
+  return ops::plain::upsample(logits_BKhw, {.H = H, .W = W});
 }
 
 CrossEntropy upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {

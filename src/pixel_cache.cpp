@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -115,10 +114,8 @@ CachedPixels PixelCache::get(const std::string& path, bool is_label, const std::
 }
 
 std::string PixelCache::entry_of(const Source& source) const {
-  char name[32];
-  std::snprintf(name, sizeof(name), "%016llx.%s", static_cast<unsigned long long>(hash_name(source.path)),
-                source.is_label ? "label" : "image");
-  return folder_ + "/" + name;
+  return folder_ +
+         format("/%016llx.%s", static_cast<unsigned long long>(hash_name(source.path)), source.is_label ? "label" : "image");
 }
 
 CachedPixels PixelCache::find(const Source& source, const std::string& entry) {

@@ -52,6 +52,9 @@ class Scale {
 // Cells between low-resolution samples; where there is one sample alone, it is its own neighbour.
 int64_t cells_of(int64_t samples) { return std::max<int64_t>(samples - 1, 1); }
 
+// Strips of one image that one thread works through. Their number does not depend on the number of threads.
+constexpr int64_t kStripsPerChunk = 8;
+
 // The geometry that all strips of a tensor share.
 struct Geometry {
   int64_t B, K, h, w, H, W;
@@ -61,6 +64,7 @@ struct Geometry {
   std::vector<int64_t> row_begin;   // [strips + 1]
   std::vector<float> row_fraction;  // [H]
   int64_t strips, padded, phases, stride;
+  int64_t most_rows = 0;  // in a strip
 
   Geometry(const Tensor& logits_BKhw, const Upsampling& to)
       : B(logits_BKhw.size(0)), K(logits_BKhw.size(1)), h(logits_BKhw.size(2)), w(logits_BKhw.size(3)), H(to.H), W(to.W) {
@@ -91,15 +95,19 @@ struct Geometry {
       row_fraction.push_back(at.fraction);
     }
     for (int64_t s = 0; s < strips; ++s) row_begin[static_cast<size_t>(s + 1)] += row_begin[static_cast<size_t>(s)];
+    for (int64_t s = 0; s < strips; ++s) most_rows = std::max(most_rows, this->rows(s));
   }
 
   int64_t slots() const { return phases * padded; }
   int64_t first_row(int64_t strip) const { return row_begin[static_cast<size_t>(strip)]; }
   int64_t rows(int64_t strip) const { return first_row(strip + 1) - first_row(strip); }
-  int64_t most_rows() const {
-    int64_t most = 0;
-    for (int64_t s = 0; s < strips; ++s) most = std::max(most, rows(s));
-    return most;
+  size_t slots_of_strip() const { return static_cast<size_t>(most_rows * slots()); }
+  int64_t chunks_per_image() const { return (strips + kStripsPerChunk - 1) / kStripsPerChunk; }
+
+  // Calls take(x, value) for the pixels of a strip's row; `by_slot` holds the values of the strip.
+  template <class Value, class Take>
+  void for_each_pixel(const Value* by_slot, int64_t row, const Take& take) const {
+    for (int64_t x = 0; x < W; ++x) take(x, by_slot[row * slots() + slot[static_cast<size_t>(x)]]);
   }
 };
 
@@ -129,13 +137,10 @@ class RowReader {
   Tensor logits_;
 };
 
-// Strips of one image that one thread works through. Their number does not depend on the number of threads.
-constexpr int64_t kStripsPerChunk = 8;
-
 // Calls of_chunk(chunk, b, first strip, end) for all chunks, on all threads.
 template <class Chunk>
 void for_each_chunk(const Geometry& geometry, const Chunk& of_chunk) {
-  const int64_t per_image = (geometry.strips + kStripsPerChunk - 1) / kStripsPerChunk;
+  const int64_t per_image = geometry.chunks_per_image();
   at::parallel_for(0, geometry.B * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk % per_image * kStripsPerChunk;
@@ -182,7 +187,7 @@ class StripReader {
 class LabelSlots {
  public:
   LabelSlots(const Geometry& geometry, const Tensor& label_BHW)
-      : geometry_(geometry), label_BHW_(label_BHW), slots_(static_cast<size_t>(geometry.most_rows() * geometry.slots()), -1) {}
+      : geometry_(geometry), label_BHW_(label_BHW), slots_(geometry.slots_of_strip(), -1) {}
 
   // `keep(y, x)` says whether a labelled pixel counts. Sets *outside where a label is neither in [0, K) nor kIgnore.
   template <class Keep>
@@ -222,9 +227,8 @@ Tensor float_scalar(double value) { return at::full({}, value, at::kFloat); }
 }  // namespace
 
 bool serves(const Tensor& logits_BKhw) {
-  constexpr int64_t kMostClasses = 256;
   const auto type = logits_BKhw.scalar_type();
-  return kernels() != nullptr && logits_BKhw.is_cpu() && logits_BKhw.size(1) <= kMostClasses && logits_BKhw.numel() > 0 &&
+  return kernels() != nullptr && logits_BKhw.is_cpu() && logits_BKhw.size(1) <= kMaxClasses && logits_BKhw.numel() > 0 &&
          (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf);
 }
 
@@ -243,7 +247,7 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
                                     ? options.pixel_weight_BHW.to(at::kFloat).contiguous()
                                     : Tensor();
 
-  const int64_t chunks = geometry.B * ((geometry.strips + kStripsPerChunk - 1) / kStripsPerChunk);
+  const int64_t chunks = geometry.B * geometry.chunks_per_image();
   std::vector<double> loss(static_cast<size_t>(chunks)), weight(loss.size());
   // A chunk's last row is its neighbour's first: the lower part of its gradient waits in `seam`, so that no two chunks write
   // one row.
@@ -257,7 +261,7 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
   for_each_chunk(geometry, [&](int64_t chunk, int64_t b, int64_t first, int64_t end) {
     StripReader reader(geometry, logits_BKhw, b);
     LabelSlots labels(geometry, label);
-    const size_t slots = static_cast<size_t>(geometry.most_rows() * geometry.slots());
+    const size_t slots = geometry.slots_of_strip();
     std::vector<float> weights(slots, 0.0f), pixel_weights(options.label_smoothing > 0 ? slots : 0, 0.0f);
     std::vector<float> top_gradient(want_gradient ? static_cast<size_t>(2 * K * padded) : 0, 0.0f),
         bottom_gradient(top_gradient);
@@ -335,7 +339,7 @@ Tensor label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, boo
   for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
     StripReader reader(geometry, logits_BKhw, b);
     LabelSlots labels(geometry, label);
-    std::vector<float> probability(static_cast<size_t>(geometry.most_rows() * geometry.slots()));
+    std::vector<float> probability(geometry.slots_of_strip());
     for (int64_t s = first; s < end; ++s) {
       const Strip strip = reader.next(s);
       kernels()->label_probability(strip,
@@ -344,8 +348,7 @@ Tensor label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, boo
                                    probability.data());
       for (int64_t row = 0; row < strip.rows; ++row) {
         float* to = probability_BHW.data_ptr<float>() + (b * geometry.H + geometry.first_row(s) + row) * geometry.W;
-        for (int64_t x = 0; x < geometry.W; ++x)
-          to[x] = probability[static_cast<size_t>(row * geometry.slots() + geometry.slot[static_cast<size_t>(x)])];
+        geometry.for_each_pixel(probability.data(), row, [&](int64_t x, float value) { to[x] = value; });
       }
     }
   });
@@ -360,22 +363,18 @@ Prediction predict(const Tensor& logits_BKhw, const Upsampling& to, bool want_co
   if (want_confidence) prediction.confidence_BHW = at::empty({geometry.B, H, W}, at::kFloat);
   for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
     StripReader reader(geometry, logits_BKhw, b);
-    const size_t slots = static_cast<size_t>(geometry.most_rows() * geometry.slots());
-    std::vector<int32_t> classes(slots);
-    std::vector<float> confidences(want_confidence ? slots : 0);
+    std::vector<int32_t> classes(geometry.slots_of_strip());
+    std::vector<float> confidences(want_confidence ? classes.size() : 0);
     for (int64_t s = first; s < end; ++s) {
       const Strip strip = reader.next(s);
       kernels()->predict(strip, classes.data(), want_confidence ? confidences.data() : nullptr);
       for (int64_t row = 0; row < strip.rows; ++row) {
         const int64_t at = (b * H + geometry.first_row(s) + row) * W;
-        const size_t base = static_cast<size_t>(row * geometry.slots());
         int64_t* class_to = prediction.class_BHW.data_ptr<int64_t>() + at;
-        for (int64_t x = 0; x < W; ++x)
-          class_to[x] = classes[base + static_cast<size_t>(geometry.slot[static_cast<size_t>(x)])];
+        geometry.for_each_pixel(classes.data(), row, [&](int64_t x, int32_t value) { class_to[x] = value; });
         if (!want_confidence) continue;
         float* confidence_to = prediction.confidence_BHW.data_ptr<float>() + at;
-        for (int64_t x = 0; x < W; ++x)
-          confidence_to[x] = confidences[base + static_cast<size_t>(geometry.slot[static_cast<size_t>(x)])];
+        geometry.for_each_pixel(confidences.data(), row, [&](int64_t x, float value) { confidence_to[x] = value; });
       }
     }
   });
@@ -392,30 +391,28 @@ Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsam
   std::mutex adding;
   for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
     StripReader reader(geometry, logits_BKhw, b);
-    std::vector<int32_t> classes(static_cast<size_t>(geometry.most_rows() * geometry.slots()));
+    std::vector<int32_t> classes(geometry.slots_of_strip());
     // Two tables that take turns: neighbouring pixels mostly count in one place, and need not wait for each other.
     std::vector<int64_t> counts(static_cast<size_t>(2 * K * K), 0);
-    const auto count_row = [&](const auto* labels, const int32_t* row) {
-      for (int64_t x = 0; x < W; ++x) {
+    const auto count_row = [&](const auto* labels, int64_t row) {
+      geometry.for_each_pixel(classes.data(), row, [&](int64_t x, int32_t predicted) {
         const auto value = static_cast<uint64_t>(labels[x]);
         if (value < static_cast<uint64_t>(K))
-          ++counts[static_cast<size_t>((x & 1) * K * K + static_cast<int64_t>(value) * K +
-                                       row[geometry.slot[static_cast<size_t>(x)]])];
-      }
+          ++counts[static_cast<size_t>((x & 1) * K * K + static_cast<int64_t>(value) * K + predicted)];
+      });
     };
     for (int64_t s = first; s < end; ++s) {
       const Strip strip = reader.next(s);
       kernels()->predict(strip, classes.data(), nullptr);
       for (int64_t row = 0; row < strip.rows; ++row) {
         const int64_t at = (b * H + geometry.first_row(s) + row) * W;
-        const int32_t* of_row = classes.data() + row * geometry.slots();
         if (label.scalar_type() == at::kByte)
-          count_row(label.const_data_ptr<uint8_t>() + at, of_row);
+          count_row(label.const_data_ptr<uint8_t>() + at, row);
         else
-          count_row(label.const_data_ptr<int64_t>() + at, of_row);
+          count_row(label.const_data_ptr<int64_t>() + at, row);
         if (!want_prediction) continue;
         int64_t* to_row = class_BHW.data_ptr<int64_t>() + at;
-        for (int64_t x = 0; x < W; ++x) to_row[x] = of_row[geometry.slot[static_cast<size_t>(x)]];
+        geometry.for_each_pixel(classes.data(), row, [&](int64_t x, int32_t value) { to_row[x] = value; });
       }
     }
     const std::lock_guard<std::mutex> lock(adding);
@@ -458,16 +455,16 @@ void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& 
   const int64_t by_class = sum_BKHW.stride(1), by_row = sum_BKHW.stride(2), by_column = sum_BKHW.stride(3);
   for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
     StripReader reader(geometry, logits_BKhw, b);
-    std::vector<float> probability(static_cast<size_t>(geometry.K * geometry.most_rows() * geometry.slots()));
+    std::vector<float> probability(static_cast<size_t>(geometry.K) * geometry.slots_of_strip());
     for (int64_t s = first; s < end; ++s) {
       const Strip strip = reader.next(s);
       kernels()->softmax(strip, probability.data());
       for (int64_t k = 0; k < geometry.K; ++k)
         for (int64_t row = 0; row < strip.rows; ++row) {
-          const float* from = probability.data() + (k * strip.rows + row) * geometry.slots();
           float* sum =
               sum_BKHW.data_ptr<float>() + b * sum_BKHW.stride(0) + k * by_class + (geometry.first_row(s) + row) * by_row;
-          for (int64_t x = 0; x < geometry.W; ++x) sum[x * by_column] += from[geometry.slot[static_cast<size_t>(x)]];
+          geometry.for_each_pixel(probability.data(), k * strip.rows + row,
+                                  [&](int64_t x, float value) { sum[x * by_column] += value; });
         }
     }
   });

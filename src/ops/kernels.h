@@ -23,6 +23,7 @@
 namespace semiseg::ops {
 
 constexpr int64_t kBlock = 16;  // cells are padded to a multiple of it: the widest vector
+constexpr int64_t kMaxClasses = 256;
 
 // The columns of an image by slot.
 struct Columns {

@@ -12,7 +12,6 @@ constexpr int64_t kLanes = 16;
 #else
 constexpr int64_t kLanes = 8;
 #endif
-constexpr int64_t kMaxClasses = 256;
 
 typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
@@ -100,8 +99,8 @@ struct Edges {
   }
 };
 
-// Calls work(slot in the row, row, edges, fx) for every group of slots that holds a pixel; before(cell, row, edges) and
-// after(cell, row) around those of one row of a block of cells.
+// Calls work(slot, fx) for every group of slots that holds a pixel of these cells; before() and after(row) around those of one
+// row, whose edges are set.
 template <class Before, class Work, class After>
 inline __attribute__((always_inline)) void for_each_group(const Strip& strip, int64_t cell, Edges& edges, const Before& before,
                                                           const Work& work, const After& after) {
@@ -117,6 +116,15 @@ inline __attribute__((always_inline)) void for_each_group(const Strip& strip, in
     }
     after(row);
   }
+}
+
+// The same over all cells, where nothing is summed up along a row.
+template <class Work>
+inline __attribute__((always_inline)) void for_each_group(const Strip& strip, const Work& work) {
+  Edges edges;
+  for (int64_t cell = 0; cell < strip.columns.padded; cell += kLanes)
+    for_each_group(
+        strip, cell, edges, [] {}, [&](int64_t slot, Floats fx) { work(edges, slot, fx); }, [](int64_t) {});
 }
 
 // z_k of one group of pixels; returns their maximum.
@@ -228,54 +236,39 @@ void cross_entropy(const Strip& strip, CrossEntropy& loss) {
 }
 
 void label_probability(const Strip& strip, const int32_t* label, float* probability) {
-  Edges edges;
   Floats z[kMaxClasses];
-  for (int64_t cell = 0; cell < strip.columns.padded; cell += kLanes)
-    for_each_group(
-        strip, cell, edges, [] {},
-        [&](int64_t slot, Floats fx) {
-          const Floats highest = logits_of(edges, strip.K, fx, z);
-          const Floats total = exponentials(z, strip.K, highest);
-          const Ints labels = load(label + slot);
-          store(probability + slot, labels >= 0 ? pick(z, label + slot) / total : all(1.0f));
-        },
-        [](int64_t) {});
+  for_each_group(strip, [&](const Edges& edges, int64_t slot, Floats fx) {
+    const Floats highest = logits_of(edges, strip.K, fx, z);
+    const Floats total = exponentials(z, strip.K, highest);
+    const Ints labels = load(label + slot);
+    store(probability + slot, labels >= 0 ? pick(z, label + slot) / total : all(1.0f));
+  });
 }
 
 void predict(const Strip& strip, int32_t* class_of, float* confidence) {
-  Edges edges;
   Floats z[kMaxClasses];
-  for (int64_t cell = 0; cell < strip.columns.padded; cell += kLanes)
-    for_each_group(
-        strip, cell, edges, [] {},
-        [&](int64_t slot, Floats fx) {
-          Floats highest = z[0] = edges.left[0] + fx * edges.slope[0];
-          Ints best{};
-          for (int64_t k = 1; k < strip.K; ++k) {
-            z[k] = edges.left[k] + fx * edges.slope[k];
-            const Ints higher = z[k] > highest;
-            best = higher ? Ints{} + static_cast<int32_t>(k) : best;
-            highest = higher ? z[k] : highest;
-          }
-          store(class_of + slot, best);
-          if (confidence != nullptr) store(confidence + slot, 1.0f / exponentials(z, strip.K, highest));
-        },
-        [](int64_t) {});
+  for_each_group(strip, [&](const Edges& edges, int64_t slot, Floats fx) {
+    Floats highest = z[0] = edges.left[0] + fx * edges.slope[0];
+    Ints best{};
+    for (int64_t k = 1; k < strip.K; ++k) {
+      z[k] = edges.left[k] + fx * edges.slope[k];
+      const Ints higher = z[k] > highest;
+      best = higher ? Ints{} + static_cast<int32_t>(k) : best;
+      highest = higher ? z[k] : highest;
+    }
+    store(class_of + slot, best);
+    if (confidence != nullptr) store(confidence + slot, 1.0f / exponentials(z, strip.K, highest));
+  });
 }
 
 void softmax(const Strip& strip, float* probability) {
   const int64_t slots = strip.rows * strip.columns.phases * strip.columns.padded;
-  Edges edges;
   Floats z[kMaxClasses];
-  for (int64_t cell = 0; cell < strip.columns.padded; cell += kLanes)
-    for_each_group(
-        strip, cell, edges, [] {},
-        [&](int64_t slot, Floats fx) {
-          const Floats highest = logits_of(edges, strip.K, fx, z);
-          const Floats scale = 1.0f / exponentials(z, strip.K, highest);
-          for (int64_t k = 0; k < strip.K; ++k) store(probability + k * slots + slot, z[k] * scale);
-        },
-        [](int64_t) {});
+  for_each_group(strip, [&](const Edges& edges, int64_t slot, Floats fx) {
+    const Floats highest = logits_of(edges, strip.K, fx, z);
+    const Floats scale = 1.0f / exponentials(z, strip.K, highest);
+    for (int64_t k = 0; k < strip.K; ++k) store(probability + k * slots + slot, z[k] * scale);
+  });
 }
 
 constexpr Kernels kKernelTable{cross_entropy, label_probability, predict, softmax};

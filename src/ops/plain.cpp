@@ -5,6 +5,12 @@
 namespace semiseg::ops::plain {
 namespace {
 
+Upsampling size_of(const Tensor& label_BHW, bool align_corners) {
+  return {.H = label_BHW.size(1), .W = label_BHW.size(2), .align_corners = align_corners};
+}
+
+}  // namespace
+
 // Interpolation of contiguous float32 is the fastest plain form, and bfloat16 logits lose nothing more.
 Tensor upsample(const Tensor& logits_BKhw, const Upsampling& to) {
   const int64_t grid_H = to.grid_H ? to.grid_H : to.H, grid_W = to.grid_W ? to.grid_W : to.W;
@@ -12,12 +18,6 @@ Tensor upsample(const Tensor& logits_BKhw, const Upsampling& to) {
       .narrow(2, 0, to.H)
       .narrow(3, 0, to.W);  // [B, K, H, W]
 }
-
-Upsampling size_of(const Tensor& label_BHW, bool align_corners) {
-  return {.H = label_BHW.size(1), .W = label_BHW.size(2), .align_corners = align_corners};
-}
-
-}  // namespace
 
 CrossEntropy cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {
   const auto logits_BKHW = upsample(logits_BKhw, size_of(label_BHW, options.align_corners));
@@ -52,14 +52,16 @@ Prediction predict(const Tensor& logits_BKhw, const Upsampling& to) {
 
 Tensor argmax(const Tensor& logits_BKhw, const Upsampling& to) { return upsample(logits_BKhw, to).argmax(1); }
 
+void count_confusion(const Tensor& class_of, const Tensor& label, Tensor& counts_KK) {
+  const int64_t K = counts_KK.size(0);
+  const auto wide_class = class_of.to(counts_KK.options()), wide_label = label.to(counts_KK.options());
+  const auto counted = (wide_label >= 0).logical_and(wide_label < K);
+  counts_KK.add_(count_classes(wide_label * K + wide_class, counted, K * K).view({K, K}));
+}
+
 Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, Tensor& counts_KK) {
   const auto class_BHW = argmax(logits_BKhw, to);
-  const int64_t K = counts_KK.size(0);
-  const auto label = label_BHW.to(class_BHW.options());
-  const auto counted_BHW = (label >= 0).logical_and(label < K);
-  // Other labels fall into one more bin, which is cut off: no boolean indexing, so the host never waits.
-  const auto bins = count_classes(label * K + class_BHW, counted_BHW, K * K);
-  counts_KK.add_(bins.view({K, K}));
+  count_confusion(class_BHW, label_BHW, counts_KK);
   return class_BHW;
 }
 
