@@ -107,7 +107,11 @@ struct Geometry {
   // Calls take(x, value) for the pixels of a strip's row; `by_slot` holds the values of the strip.
   template <class Value, class Take>
   void for_each_pixel(const Value* by_slot, int64_t row, const Take& take) const {
-    for (int64_t x = 0; x < W; ++x) take(x, by_slot[row * slots() + slot[static_cast<size_t>(x)]]);
+    // In locals: what is written through `take` could otherwise be the members.
+    const Value* of_row = by_slot + row * slots();
+    const int32_t* slot_of = slot.data();
+    const int64_t width = W;
+    for (int64_t x = 0; x < width; ++x) take(x, of_row[slot_of[x]]);
   }
 };
 
