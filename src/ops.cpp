@@ -86,6 +86,13 @@ void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const
     ops::plain::add_softmax(logits_BKhw, to, sum_BKHW);
 }
 
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
+                                const std::vector<Tensor>& targets) {
+  at::NoGradGuard no_grad;
+  return fused_wanted && mask_BHW.is_cpu() ? ops::fused_cpu::paste_where(mask_BHW, sources, targets)
+                                           : ops::plain::paste_where(mask_BHW, sources, targets);
+}
+
 Tensor kth_smallest(const Tensor& values, int64_t k) {
   at::NoGradGuard no_grad;
   if (fused_wanted && values.is_cpu()) return ops::fused_cpu::kth_smallest(values, k);

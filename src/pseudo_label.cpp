@@ -141,14 +141,28 @@ Tensor mix_mask(const std::string& mix, const PseudoLabels& source, const Unlabe
 }
 
 PseudoLabels paste(const Tensor& mask_BHW, const PseudoLabels& source, const PseudoLabels& target) {
-  const auto both = [&](const Tensor& from, const Tensor& to) { return at::where(mask_BHW, from, to); };
-  const bool known = source.truth_BHW.defined() && target.truth_BHW.defined();
-  return {both(source.class_BHW, target.class_BHW), both(source.confidence_BHW, target.confidence_BHW),
-          both(source.valid_BHW, target.valid_BHW), known ? both(source.truth_BHW, target.truth_BHW) : Tensor()};
+  return paste(mask_BHW, LabelledView{{}, source}, LabelledView{{}, target}).labels;
 }
 
 Tensor paste(const Tensor& mask_BHW, const Tensor& source_BCHW, const Tensor& target_BCHW) {
-  return at::where(mask_BHW.unsqueeze(1), source_BCHW, target_BCHW);
+  return paste_where(mask_BHW, {source_BCHW}, {target_BCHW})[0];
+}
+
+LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const LabelledView& target) {
+  const auto tensors_of = [](const LabelledView& view) {
+    const auto& [class_BHW, confidence_BHW, valid_BHW, truth_BHW] = view.labels;
+    return std::vector<Tensor>{class_BHW, confidence_BHW, valid_BHW, truth_BHW, view.image_BCHW};
+  };
+  std::vector<Tensor> pasted = tensors_of(target);
+  const std::vector<Tensor> from = tensors_of(source);
+  // The truth may be known for one of them alone, and there may be no images.
+  std::vector<Tensor> sources, targets;
+  for (size_t i = 0; i < pasted.size(); ++i)
+    if (from[i].defined() && pasted[i].defined()) sources.push_back(from[i]), targets.push_back(pasted[i]);
+  auto both = paste_where(mask_BHW, sources, targets);
+  size_t next = 0;
+  for (size_t i = 0; i < pasted.size(); ++i) pasted[i] = from[i].defined() && pasted[i].defined() ? both[next++] : Tensor();
+  return {pasted[4], {pasted[0], pasted[1], pasted[2], pasted[3]}};
 }
 
 Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,

@@ -6,6 +6,8 @@
 // the oracle of the tests. Both agree to float32 rounding. Fused results do not depend on the number of threads.
 #pragma once
 
+#include <vector>
+
 #include "semiseg/types.h"
 
 namespace semiseg {
@@ -66,6 +68,11 @@ Tensor upsample_confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, co
 
 // sum_BKHW, float32 and a view of any strides, grows by the softmax probabilities: one window of a sliding evaluation.
 void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW);
+
+// Mixing: sources[i] where the mask (bool) holds, targets[i] elsewhere, for images, labels and masks in one pass over the mask,
+// of which each run of pixels is copied. A pair is [B, H, W] or [B, C, H, W], of one shape and any one type; the result has the
+// target's memory format.
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources, const std::vector<Tensor>& targets);
 
 // The k-th smallest of non-negative float32 values, a scalar, without a sort. REQUIRES: 1 <= k <= the number of values.
 Tensor kth_smallest(const Tensor& values, int64_t k);

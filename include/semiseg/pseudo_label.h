@@ -100,6 +100,12 @@ Tensor mix_mask(const std::string& mix, const PseudoLabels& source, const Unlabe
 PseudoLabels paste(const Tensor& mask_BHW, const PseudoLabels& source, const PseudoLabels& target);
 // Images likewise: [B, 3, H, W].
 Tensor paste(const Tensor& mask_BHW, const Tensor& source_BCHW, const Tensor& target_BCHW);
+// Both in one pass.
+struct LabelledView {
+  Tensor image_BCHW;
+  PseudoLabels labels;
+};
+LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const LabelledView& target);
 
 // --- the loss on them ---
 

@@ -91,7 +91,7 @@ class AugSeg : public Method {
 
   // The strong view with labelled and unlabelled boxes, and its labels. Their truth stays undefined: what labelled images bring
   // is no pseudo-label, so mixed labels are never counted.
-  std::pair<Tensor, PseudoLabels> mix(const TrainBatch& batch, const PseudoLabels& labels, const Tensor& confidence_B) const {
+  LabelledView mix(const TrainBatch& batch, const PseudoLabels& labels, const Tensor& confidence_B) const {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
     const auto &strong_BCHW = unlabeled.strong_BCHW.at(0), &draw_BD = unlabeled.draw_BD.at(0);
@@ -105,13 +105,12 @@ class AugSeg : public Method {
     const PseudoLabels annotated{at::where(known_BHW, annotated_BHW, 0), at::ones_like(labels.confidence_BHW), known_BHW, {}};
     const auto unsure_B = coin_B > confidence_B;
     const auto a_BHW = box_mask(unlabeled.cutmix_box_B4.at(0), H, W).logical_and(unsure_B.view({-1, 1, 1}));
-    const auto a_BCHW = paste(a_BHW, pick(image_BCHW, labeled_B), strong_BCHW);
-    const auto a = paste(a_BHW, annotated, labels);
+    const LabelledView strong{strong_BCHW, labels};
+    const auto [a_BCHW, a] = paste(a_BHW, {pick(image_BCHW, labeled_B), annotated}, strong);
 
     const auto b_BHW = box_mask(unlabeled.cutmix_box_B4.at(1), H, W);
     const PseudoLabels source{pick(a.class_BHW, perm_B), pick(a.confidence_BHW, perm_B), pick(a.valid_BHW, perm_B), {}};
-    const auto b_BCHW = paste(b_BHW, pick(a_BCHW, perm_B), strong_BCHW);
-    return {b_BCHW.contiguous(at::MemoryFormat::ChannelsLast), paste(b_BHW, source, labels)};
+    return paste(b_BHW, {pick(a_BCHW, perm_B), source}, strong);
   }
 
   SemiConfig config_;

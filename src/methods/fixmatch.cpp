@@ -67,8 +67,9 @@ class WeakToStrong : public Method {
     std::vector<PseudoLabels> strong_labels(strong.size(), labels);
     for (size_t view = 0; mix && view < strong.size(); ++view) {
       const auto mask_BHW = mix_mask(config_.mix, *mix, unlabeled, view);
-      strong[view] = paste(mask_BHW, batch.mix.strong_BCHW[view], strong[view]);
-      strong_labels[view] = paste(mask_BHW, *mix, labels);
+      const auto mixed = paste(mask_BHW, LabelledView{batch.mix.strong_BCHW[view], *mix}, {strong[view], labels});
+      strong[view] = mixed.image_BCHW;
+      strong_labels[view] = mixed.labels;
     }
     const auto strong_BKhw = student_->forward(at::cat(strong));
 

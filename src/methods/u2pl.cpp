@@ -137,8 +137,9 @@ class U2pl : public Method {
       const auto mix =
           make_pseudo_labels(predict_logits(teacher_.network(), batch.mix.weak_BCHW), batch.mix.valid_BHW, batch.mix.truth_BHW);
       const auto mask_BHW = mix_mask(config_.mix, mix, unlabeled, 0);
-      strong_BCHW = paste(mask_BHW, batch.mix.strong_BCHW.at(0), strong_BCHW);
-      labels = paste(mask_BHW, mix, labels);
+      const auto mixed = paste(mask_BHW, LabelledView{batch.mix.strong_BCHW.at(0), mix}, {strong_BCHW, labels});
+      strong_BCHW = mixed.image_BCHW;
+      labels = mixed.labels;
     }
 
     const auto all_BCHW = at::cat({image_BCHW, strong_BCHW});

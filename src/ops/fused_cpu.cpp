@@ -454,6 +454,47 @@ Tensor kth_smallest(const Tensor& values, int64_t k) {
   return at::full({}, found, at::kFloat);
 }
 
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
+                                const std::vector<Tensor>& targets) {
+  const int64_t B = mask_BHW.size(0), H = mask_BHW.size(1), W = mask_BHW.size(2);
+  // A tensor as planes of B * H rows: channels-last images are one plane of wide pixels, contiguous ones a plane for each
+  // channel.
+  struct Pair {
+    Tensor source, target, out;
+    int64_t planes, pixel_bytes;
+  };
+  std::vector<Pair> pairs;
+  std::vector<Tensor> pasted;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const auto format = targets[i].suggest_memory_format();
+    const int64_t channels = targets[i].dim() == 4 ? targets[i].size(1) : 1;
+    const bool interleaved = format == at::MemoryFormat::ChannelsLast;
+    TORCH_CHECK(sources[i].sizes() == targets[i].sizes() && sources[i].scalar_type() == targets[i].scalar_type(),
+                "what is pasted has another shape or type than what it is pasted over");
+    pasted.push_back(at::empty_like(targets[i], format));
+    pairs.push_back({sources[i].contiguous(format), targets[i].contiguous(format), pasted.back(), interleaved ? 1 : channels,
+                     targets[i].element_size() * (interleaved ? channels : 1)});
+  }
+  const auto mask = mask_BHW.contiguous();
+  constexpr int64_t kRows = 32;  // of the mask for a thread at a time
+  at::parallel_for(0, B * H, kRows, [&](int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; ++row) {
+      const bool* inside = mask.const_data_ptr<bool>() + row * W;
+      for (int64_t x = 0, stop; x < W; x = stop) {
+        stop = std::find(inside + x, inside + W, !inside[x]) - inside;
+        for (const Pair& pair : pairs)
+          for (int64_t p = 0; p < pair.planes; ++p) {
+            const int64_t at = (((row / H * pair.planes + p) * H + row % H) * W + x) * pair.pixel_bytes;
+            const auto* from = static_cast<const char*>((inside[x] ? pair.source : pair.target).const_data_ptr());
+            std::memcpy(static_cast<char*>(pair.out.data_ptr()) + at, from + at,
+                        static_cast<size_t>((stop - x) * pair.pixel_bytes));
+          }
+      }
+    }
+  });
+  return pasted;
+}
+
 void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW) {
   const Geometry geometry(logits_BKhw, to);
   const int64_t by_class = sum_BKHW.stride(1), by_row = sum_BKHW.stride(2), by_column = sum_BKHW.stride(3);

@@ -24,4 +24,6 @@ Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsam
 Tensor kth_smallest(const Tensor& values, int64_t k);
 void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW);
 
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources, const std::vector<Tensor>& targets);
+
 }  // namespace semiseg::ops::fused_cpu

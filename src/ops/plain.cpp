@@ -69,4 +69,13 @@ void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& 
   sum_BKHW.add_(upsample(logits_BKhw, to).softmax(1));
 }
 
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
+                                const std::vector<Tensor>& targets) {
+  std::vector<Tensor> pasted;
+  for (size_t i = 0; i < targets.size(); ++i)
+    pasted.push_back(at::where(targets[i].dim() == 4 ? mask_BHW.unsqueeze(1) : mask_BHW, sources[i], targets[i])
+                         .contiguous(targets[i].suggest_memory_format()));
+  return pasted;
+}
+
 }  // namespace semiseg::ops::plain

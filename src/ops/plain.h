@@ -16,4 +16,6 @@ void count_confusion(const Tensor& class_of, const Tensor& label, Tensor& counts
 Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, Tensor& counts_KK);
 void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW);
 
+std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources, const std::vector<Tensor>& targets);
+
 }  // namespace semiseg::ops::plain

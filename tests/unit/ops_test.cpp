@@ -204,6 +204,30 @@ TEST_F(FusedOps, WindowsAddTheirSoftmax) {
   expect_close(sum, wanted, 1e-6, "sum");
 }
 
+TEST(Ops, PastesEveryTypeAndLayoutInOnePass) {
+  const auto image_BCHW = waves({2, 3, 5, 7}), over_BCHW = -image_BCHW;
+  const auto class_BHW = labels_of(2, 5, 7, 4), other_BHW = class_BHW + 10;
+  const auto mask_BHW = waves({2, 5, 7}) > 0.3;
+  const auto layouts = {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast};
+  for (const auto from : layouts)
+    for (const auto to : layouts) {
+      const std::vector<Tensor> sources{image_BCHW.contiguous(from), class_BHW, class_BHW > 1, image_BCHW.to(at::kBFloat16)};
+      const std::vector<Tensor> targets{over_BCHW.contiguous(to), other_BHW, class_BHW > 2, over_BCHW.to(at::kBFloat16)};
+      // A mask that is no contiguous tensor, and those that hold everywhere and nowhere.
+      for (const auto& mask : {mask_BHW, mask_BHW.flip({2}).transpose(1, 2).contiguous().transpose(1, 2),
+                               at::ones_like(mask_BHW), at::zeros_like(mask_BHW)}) {
+        const auto fused = ops::fused_cpu::paste_where(mask, sources, targets);
+        const auto plain = ops::plain::paste_where(mask, sources, targets);
+        ASSERT_EQ(fused.size(), 4u);
+        for (size_t i = 0; i < fused.size(); ++i) {
+          EXPECT_TRUE(fused[i].equal(plain[i])) << i;
+          EXPECT_EQ(fused[i].strides(), targets[i].strides()) << i;
+        }
+      }
+    }
+  EXPECT_THROW(ops::fused_cpu::paste_where(mask_BHW, {class_BHW}, {class_BHW.to(at::kInt)}), c10::Error);
+}
+
 TEST(Ops, PlainFormsAreTakenWhereTheyAreAskedFor) {
   const auto logits = waves({1, 4, 6, 6});
   const auto label = labels_of(1, 23, 23, 4);

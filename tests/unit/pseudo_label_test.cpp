@@ -199,6 +199,10 @@ TEST(Paste, TakesTheSourceWhereTheMaskHolds) {
 
   const auto image = paste(mask({0, 1, 0}), at::ones({1, 3, 1, 3}), at::zeros({1, 3, 1, 3}));
   EXPECT_TRUE(image.equal(at::tensor({0.0f, 1.0f, 0.0f}).repeat({1, 3, 1, 1})));
+
+  const auto view = paste(mask({0, 1, 0}), LabelledView{at::ones({1, 3, 1, 3}), source}, {at::zeros({1, 3, 1, 3}), target});
+  EXPECT_TRUE(view.image_BCHW.equal(image));
+  EXPECT_TRUE(view.labels.truth_BHW.equal(row({21, 12, 23})));
 }
 
 // Three valid pixels, of which the first two are accepted, at losses ln 2 (class 0) and ln 4 (class 1).

@@ -1,7 +1,7 @@
 // Times one fused operation of semiseg/ops.h, for tools/bench/ops.sh: prints a JSON object with the median milliseconds and the
 // memory that the operation took at its peak beyond its inputs.
 //
-//   bench_ops (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
+//   bench_ops (loss|predict|confusion|mix) BATCH CLASSES h w H W REPEATS [channels_last]
 #include "semiseg/ops.h"
 
 #include <ATen/ATen.h>
@@ -14,6 +14,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "semiseg/pseudo_label.h"
 
 namespace {
 
@@ -38,6 +40,20 @@ std::function<void()> operation(const std::string& name, const Tensor& logits_BK
       auto counts = at::zeros({K, K}, at::kLong);
       semiseg::upsample_confusion(logits_BKhw, label_BHW, {.H = H, .W = W}, counts, /*want_prediction=*/false);
     };
+  if (name == "mix") {
+    // Two strong views and their pseudo-labels, of which boxes come from another draw (UniMatch).
+    const int64_t B = label_BHW.size(0);
+    const auto box_BHW = at::zeros({B, H, W}, at::kBool);
+    box_BHW.narrow(1, H / 4, H / 2).narrow(2, W / 4, W / 2).fill_(true);
+    const auto view = [=](int64_t value) {
+      return semiseg::LabelledView{at::full({B, 3, H, W}, value, at::kFloat).contiguous(logits_BKhw.suggest_memory_format()),
+                                   {label_BHW, at::rand({B, H, W}), label_BHW != semiseg::kIgnore, {}}};
+    };
+    const auto source = view(1), target = view(0);
+    return [=] {
+      for (int strong = 0; strong < 2; ++strong) semiseg::paste(box_BHW, source, target);
+    };
+  }
   std::fprintf(stderr, "no operation \"%s\"\n", name.c_str());
   std::exit(2);
 }
@@ -46,7 +62,7 @@ std::function<void()> operation(const std::string& name, const Tensor& logits_BK
 
 int main(int argc, char** argv) {
   if (argc < 9) {
-    std::fprintf(stderr, "usage: %s (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s (loss|predict|confusion|mix) BATCH CLASSES h w H W REPEATS [channels_last]\n", argv[0]);
     return 2;
   }
   const auto number = [&](int i) { return std::atoll(argv[i]); };

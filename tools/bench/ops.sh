@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${1:?usage: bash tools/bench/ops.sh PYTHON [ROUNDS]}
 rounds=${2:-3}
-ops=${OPS:-loss predict confusion} layouts=${LAYOUTS:-contiguous channels_last} repeats=${REPEATS:-5}
+ops=${OPS:-loss predict confusion mix} layouts=${LAYOUTS:-contiguous channels_last} repeats=${REPEATS:-5}
 export OMP_NUM_THREADS=${THREADS:-2}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

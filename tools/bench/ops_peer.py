@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Time what a fused operation replaces, for tools/bench/ops.sh: the Python peer of bench_ops, with the same arguments.
 
-    python tools/bench/ops_peer.py (loss|predict|confusion) BATCH CLASSES h w H W REPEATS [channels_last]
+    python tools/bench/ops_peer.py (loss|predict|confusion|mix) BATCH CLASSES h w H W REPEATS [channels_last]
 
 loss: F.interpolate + F.cross_entropy, forward and backward to the low-resolution logits; predict: F.interpolate + softmax + max;
-confusion: F.interpolate + torchmetrics' MulticlassConfusionMatrix, which takes the argmax itself.
+confusion: F.interpolate + torchmetrics' MulticlassConfusionMatrix, which takes the argmax itself; mix: two strong views and their
+pseudo-labels, of which boxes come from another draw, as unimatch.py of LiheYoung/UniMatch does it.
 """
 import json
 import resource
@@ -42,6 +43,22 @@ def operation(name, logits, label):
         def run():
             with torch.no_grad():
                 metric.update(up(logits), label)
+    elif name == "mix":
+        batch, (H, W) = len(label), size
+        box = torch.zeros(batch, H, W)
+        box[:, H // 4:H // 4 + H // 2, W // 4:W // 4 + W // 2] = 1
+        layout = torch.channels_last if not logits.is_contiguous() else torch.contiguous_format
+        view = lambda value: torch.full((batch, 3, H, W), value).contiguous(memory_format=layout)
+        image, image_mix = view(0.0), view(1.0)
+        conf, conf_mix, ignore = torch.rand(batch, H, W), torch.rand(batch, H, W), label.clone()
+
+        def run():
+            for _ in range(2):
+                boxes = box.unsqueeze(1).expand(image.shape) == 1
+                image[boxes] = image_mix[boxes]
+                for target, source in ((label, label), (conf, conf_mix), (ignore, ignore)):
+                    mixed = target.clone()
+                    mixed[box == 1] = source[box == 1]
     else:
         sys.exit(f"no operation {name!r}")
     return run
