@@ -76,17 +76,19 @@ void save_checkpoint(const std::string& path, const Config& config, const ClassS
 
   Json history = Json::array();
   for (const EpochRecord& record : state.history) history.push_back(Json::parse(to_json(record)));
-  const Json counters = {{"step", state.step},
-                         {"seed", config.seed},
-                         {"best_miou", state.best_miou},
-                         {"best_epoch", state.best_epoch},
-                         {"epoch_seconds", state.epoch_seconds},
-                         {"epoch_wait", state.epoch_wait},
-                         {"class_weights", state.class_weights},
-                         {"label_share", state.label_share},
-                         {"data_fingerprint", state.data_fingerprint},
-                         {"threads", at::get_num_threads()},
-                         {"device", tensors.begin()->second.device().str()}};
+  const Json counters = {
+      {"step", state.step},
+      {"seed", config.seed},
+      {"before_training", state.before_training ? Json::parse(to_json(*state.before_training)) : Json(nullptr)},
+      {"best_miou", state.best_miou},
+      {"best_epoch", state.best_epoch},
+      {"epoch_seconds", state.epoch_seconds},
+      {"epoch_wait", state.epoch_wait},
+      {"class_weights", state.class_weights},
+      {"label_share", state.label_share},
+      {"data_fingerprint", state.data_fingerprint},
+      {"threads", at::get_num_threads()},
+      {"device", tensors.begin()->second.device().str()}};
   write_safetensors(path, tensors,
                     {{"format", kFormat},
                      {"config", to_yaml(config)},
@@ -109,6 +111,8 @@ Checkpoint read_checkpoint(const std::string& path) {
     const Json counters = Json::parse(file.metadata.at("state"));
     TrainState& state = checkpoint.state;
     state.step = counters.at("step");
+    if (counters.contains("before_training") && !counters.at("before_training").is_null())
+      state.before_training = epoch_from_json(counters.at("before_training").dump());
     state.best_miou = counters.at("best_miou");
     state.best_epoch = counters.at("best_epoch");
     state.epoch_seconds = counters.at("epoch_seconds");

@@ -463,6 +463,8 @@ const std::vector<Setting>& settings() {
       setting("run.precision", at(&C::run, &RunConfig::precision), one_of({"auto", "fp32", "bf16"}),
               "of the network's arithmetic; auto takes bf16 where the device computes it natively"),
       setting("run.deterministic", at(&C::run, &RunConfig::deterministic), Switch{}, "only deterministic kernels"),
+      setting("run.max_hours", at(&C::run, &RunConfig::max_hours), kNotNegative,
+              "then the run stops with a checkpoint that --resume goes on from; 0: no limit"),
 
       setting("ops.fused", at(&C::ops, &OpsConfig::fused), Switch{},
               "one pass from low-resolution logits to losses, pseudo-labels and scores; false: the plain forms, to compare"),
@@ -556,6 +558,8 @@ const std::vector<Setting>& settings() {
       setting("optim.clip_grad_norm", at(&C::optim, &OptimConfig::clip_grad_norm), kNotNegative,
               "largest norm of the gradient; 0: off"),
       setting("optim.accumulate", at(&C::optim, &OptimConfig::accumulate), Integer{1, 4096}, "micro-batches per update"),
+      setting("optim.batch", at(&C::optim, &OptimConfig::batch), one_of({"given", "auto"}),
+              "auto: the largest batch that fits into memory, in the ratio of the two below"),
       setting("optim.batch_labeled", at(&C::optim, &OptimConfig::batch_labeled), Integer{1, 65536},
               "labelled images per micro-batch"),
       setting("optim.batch_unlabeled", at(&C::optim, &OptimConfig::batch_unlabeled), Integer{1, 65536},
@@ -574,6 +578,8 @@ const std::vector<Setting>& settings() {
       setting("eval.flip", at(&C::eval, &EvalConfig::flip), Switch{}, "average with the mirrored image's prediction"),
       setting("eval.scales", at(&C::eval, &EvalConfig::scales), List<Real>{kScale}, "sizes whose predictions are averaged"),
       setting("eval.first", at(&C::eval, &EvalConfig::first), Switch{}, "evaluate before the first step too"),
+      setting("eval.patience", at(&C::eval, &EvalConfig::patience), Integer{0},
+              "evaluated epochs without a better mIoU after which training ends; 0: never"),
 
       setting("checkpoint.every_steps", at(&C::checkpoint, &CheckpointConfig::every_steps), Integer{0},
               "updates between numbered checkpoints; 0: none"),
@@ -582,6 +588,10 @@ const std::vector<Setting>& settings() {
               "score that picks best.safetensors"),
 
       setting("report.every_steps", at(&C::report, &ReportConfig::every_steps), Integer{1}, "updates between losses shown"),
+      setting("report.html", at(&C::report, &ReportConfig::html), Switch{}, "report.html, rewritten after every epoch"),
+      setting("report.tensorboard", at(&C::report, &ReportConfig::tensorboard), Switch{}, "events for TensorBoard"),
+      setting("report.samples", at(&C::report, &ReportConfig::samples), Integer{0, 64},
+              "sample pictures of each evaluated epoch; 0: none"),
   };
   return table;
 }

@@ -60,6 +60,8 @@ std::vector<std::string> names_of(const HealthContext& context, const std::vecto
   return names;
 }
 
+std::string time_of(const EpochRecord& record) { return record.epoch == 0 ? "before training" : str("epoch ", record.epoch); }
+
 Epochs evaluated(const std::vector<EpochRecord>& history) {
   Epochs epochs;
   for (const EpochRecord& record : history)
@@ -301,8 +303,8 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
   const auto iou = iou_changes(from, to), shares = share_changes(from, to);
   const auto losing = notable(iou, /*falling=*/true, kMostClasses), growing = notable(shares, /*falling=*/false, 3);
 
-  std::string text = str("mIoU fell from ", percent(from.val->miou), " (epoch ", from.epoch, ") to ", percent(to.val->miou),
-                         " (epoch ", to.epoch, ") while pixel accuracy rose from ", percent(from.val->pixel_accuracy), " to ",
+  std::string text = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from), ") to ", percent(to.val->miou), " (",
+                         time_of(to), ") while pixel accuracy rose from ", percent(from.val->pixel_accuracy), " to ",
                          percent(to.val->pixel_accuracy), ": frequent classes gain what rare ones lose");
   std::vector<std::string> parts;
   for (const Change& change : iou)
@@ -362,7 +364,7 @@ Vanished vanished(const std::vector<EpochRecord>& history, const std::vector<dou
   Vanished result;
   const std::vector<double>& now = *share_of(history.back());
   size_t epochs = 0;
-  for (const EpochRecord& record : history) epochs += share_of(record) != nullptr;
+  for (const EpochRecord& record : history) epochs += record.epoch > 0 && share_of(record) != nullptr;
   for (size_t c = 0; c < std::min(now.size(), wanted.size()); ++c) {
     const bool can_be_learned = context.label_share.empty() || share_or_zero(context.label_share, c) > 0;
     if (wanted[c] <= 0 || !can_be_learned || now[c] >= kVanished * wanted[c]) continue;
@@ -373,9 +375,9 @@ Vanished vanished(const std::vector<EpochRecord>& history, const std::vector<dou
     if (before == history.rend() && epochs <= kVanishedGrace) continue;
     result.classes.push_back(c);
     result.parts.push_back(str(name_of(context, c), " (labelled ", percent(wanted[c]), ", ", what, " ", percent(now[c]), ", ",
-                               before == history.rend()
-                                   ? std::string("never more")
-                                   : str("was ", percent((*share_of(*before))[c]), " in epoch ", before->epoch)));
+                               before == history.rend() ? std::string("never more")
+                                                        : str("was ", percent((*share_of(*before))[c]),
+                                                              before->epoch == 0 ? " " : " in ", time_of(*before))));
   }
   return result;
 }
@@ -458,7 +460,7 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
 }
 
 std::optional<Alarm> no_labelled_pixel(const std::vector<EpochRecord>& history, const HealthContext& context) {
-  if (history.size() != 1) return std::nullopt;
+  if (history.back().epoch != 1) return std::nullopt;
   std::vector<size_t> classes;
   for (size_t c = 0; c < context.label_share.size(); ++c)
     if (context.label_share[c] == 0) classes.push_back(c);
@@ -560,8 +562,8 @@ enum class Movement { kNone, kContrary, kBothFall, kFalls, kRises, kRisesAtThePr
 
 class Diagnostician {
  public:
-  Diagnostician(const std::vector<EpochRecord>& history, const std::vector<Tensor>& counts_KK, const HealthContext& context)
-      : history_(history), counts_KK_(counts_KK), context_(context), epochs_(evaluated(history)) {
+  Diagnostician(const std::vector<EpochRecord>& history, const HealthContext& context)
+      : history_(history), context_(context), epochs_(evaluated(history)) {
     const auto best = std::max_element(epochs_.begin(), epochs_.end(),
                                        [](const EpochRecord* a, const EpochRecord* b) { return miou(a) < miou(b); });
     to_ = epochs_.back();
@@ -617,10 +619,10 @@ class Diagnostician {
                  str("mIoU is ", percent(b.miou), ", mean class accuracy ", percent(b.mean_class_accuracy), ", pixel accuracy ",
                      percent(b.pixel_accuracy), "; with one set of scores there is no movement to explain"));
     const bool contrary = movement_ == Movement::kContrary || movement_ == Movement::kRisesAtThePriceOfAccuracy;
-    std::string text = str("from epoch ", from_->epoch, falls() ? ", the best," : "", " to epoch ", to_->epoch, " ",
-                           moved("mIoU", a.miou, b.miou), contrary ? " while " : ", ",
-                           moved("pixel accuracy", a.pixel_accuracy, b.pixel_accuracy), "; ",
-                           moved("mean class accuracy", a.mean_class_accuracy, b.mean_class_accuracy));
+    std::string text =
+        str("from ", time_of(*from_), falls() ? ", the best," : "", " to ", time_of(*to_), " ", moved("mIoU", a.miou, b.miou),
+            contrary ? " while " : ", ", moved("pixel accuracy", a.pixel_accuracy, b.pixel_accuracy), "; ",
+            moved("mean class accuracy", a.mean_class_accuracy, b.mean_class_accuracy));
     if (from_->loss > 0 && to_->loss > 0)
       text += str("; the training loss goes from ", format("%.3f", from_->loss), " to ", format("%.3f", to_->loss));
     say("movement", text);
@@ -635,7 +637,7 @@ class Diagnostician {
             "every class alike, so a rare class counts as much as a frequent one. The frequent classes improve, which lifts "
             "pixel accuracy by " +
             points(b.pixel_accuracy - a.pixel_accuracy) + ", while rare classes starve: their pixels " +
-            (counts_KK_.empty() ? "most likely " : "") + "go over to frequent classes, which costs mIoU " +
+            (b.confusion.empty() ? "most likely " : "") + "go over to frequent classes, which costs mIoU " +
             points(a.miou - b.miou);
         if (b.mean_class_accuracy < a.mean_class_accuracy) {
           const double lost = a.mean_class_accuracy - b.mean_class_accuracy;
@@ -733,11 +735,10 @@ class Diagnostician {
 
   // Row `c` of the confusion matrix of an epoch, as shares; empty where there is none.
   std::vector<double> predicted_as(const EpochRecord* epoch, size_t c) const {
-    const auto index = static_cast<size_t>(epoch - history_.data());
-    if (index >= counts_KK_.size() || !counts_KK_[index].defined()) return {};
-    const auto row_K = counts_KK_[index][static_cast<int64_t>(c)].to(at::kCPU, at::kDouble).contiguous();
-    const double sum = row_K.sum().item<double>();
-    std::vector<double> shares(row_K.data_ptr<double>(), row_K.data_ptr<double>() + row_K.numel());
+    if (epoch->val->confusion.empty()) return {};
+    const auto& row = epoch->val->confusion[c];
+    std::vector<double> shares(row.begin(), row.end());
+    const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
     for (double& share : shares) share = sum > 0 ? share / sum : 0;
     return shares;
   }
@@ -754,7 +755,7 @@ class Diagnostician {
       std::string part = str(name_of(context_, c), " is predicted as ", name_of(context_, *other), " in ",
                              format("%.0f %%", 100 * row[*other]), " of its pixels");
       if (const auto before = predicted_as(from_, c); from_ != to_ && *other < before.size())
-        part += format(" (%.0f %% in epoch %lld)", 100 * before[*other], static_cast<long long>(from_->epoch));
+        part += format(" (%.0f %% ", 100 * before[*other]) + (from_->epoch == 0 ? "" : "in ") + time_of(*from_) + ")";
       parts.push_back(part);
       classes.push_back(*other);
     }
@@ -779,7 +780,7 @@ class Diagnostician {
       std::string part = str(name_of(context_, c), " is labelled on ", percent(to_->val->label_share[c]),
                              " of the pixels and predicted on ", percent(to_->val->prediction_share[c]));
       if (from_ != to_ && has_shares(*from_) && c < from_->val->prediction_share.size())
-        part += str(" (epoch ", from_->epoch, ": ", percent(from_->val->prediction_share[c]), ")");
+        part += str(" (", time_of(*from_), ": ", percent(from_->val->prediction_share[c]), ")");
       return part;
     };
     std::vector<size_t> classes;
@@ -867,7 +868,6 @@ class Diagnostician {
   }
 
   const std::vector<EpochRecord>& history_;
-  const std::vector<Tensor>& counts_KK_;
   const HealthContext& context_;
   Epochs epochs_;
   const EpochRecord *from_ = nullptr, *to_ = nullptr;
@@ -880,9 +880,8 @@ class Diagnostician {
 
 }  // namespace
 
-Diagnosis diagnose(const std::vector<EpochRecord>& history, const std::vector<Tensor>& counts_KK,
-                   const HealthContext& context) {
-  return Diagnostician(history, counts_KK, context).run();
+Diagnosis diagnose(const std::vector<EpochRecord>& history, const HealthContext& context) {
+  return Diagnostician(history, context).run();
 }
 
 }  // namespace semiseg

@@ -39,7 +39,8 @@ Json json_of(const Scores& s) {
           {"iou", json_of(s.iou)},
           {"class_accuracy", json_of(s.class_accuracy)},
           {"label_share", s.label_share},
-          {"prediction_share", s.prediction_share}};
+          {"prediction_share", s.prediction_share},
+          {"confusion", s.confusion}};
 }
 
 Scores scores_from(const Json& j) {
@@ -51,6 +52,7 @@ Scores scores_from(const Json& j) {
   s.class_accuracy = fractions_of(j.at("class_accuracy"));
   s.label_share = j.at("label_share").get<std::vector<double>>();
   s.prediction_share = j.at("prediction_share").get<std::vector<double>>();
+  s.confusion = j.value("confusion", std::vector<std::vector<int64_t>>{});
   return s;
 }
 
@@ -96,6 +98,7 @@ Scores scores_of(const Tensor& counts_KK) {
     s.label_share.push_back(total ? share(labelled[c], total) : 0);
     s.prediction_share.push_back(total ? share(predicted[c], total) : 0);
   }
+  for (int64_t label = 0; label < K; ++label) s.confusion.emplace_back(counts[label].data(), counts[label].data() + K);
   s.miou = mean_of(s.iou);
   s.mean_class_accuracy = mean_of(s.class_accuracy);
   s.pixel_accuracy = total ? share(correct, total) : 0;

@@ -32,7 +32,8 @@ std::string now_utc() {
 }  // namespace
 
 bool may_change_on_resume(const std::string& key) {
-  return key == "run.device" || key == "data.workers" || key == "data.cache" || key.rfind("report.", 0) == 0;
+  return key == "run.device" || key == "run.max_hours" || key == "data.workers" || key == "data.cache" ||
+         key == "eval.patience" || key.rfind("report.", 0) == 0;
 }
 
 Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {
@@ -86,9 +87,9 @@ RunFolder RunFolder::stage(RunFolder& run, const Config& run_config, const std::
   return folder;
 }
 
-void RunFolder::open(const Config& config, const TrainState& state, torch::Device device, bool bf16) {
+void RunFolder::open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device, bool bf16) {
   if (run_ != nullptr) {
-    if (!run_->opened_) run_->open(run_config_, state, device, bf16);
+    if (!run_->opened_) run_->open(run_config_, classes, state, device, bf16);
     dir_ = run_->dir_ + "/" + stage_;  // the run's may have changed
   }
   if (!name_.empty()) {
@@ -130,10 +131,14 @@ void RunFolder::open(const Config& config, const TrainState& state, torch::Devic
                                       {"data_fingerprint", state.data_fingerprint},
                                       {"started", now_utc()},
                                       {"resumed_at_step", resumed_ ? nlohmann::ordered_json(state.step) : nullptr}};
-  if (environment.is_object())
+  if (environment.is_object()) {
     environment["resumed"].push_back(now);
-  else
+  } else {
     environment = now;
+    environment["classes"] = nlohmann::ordered_json::array();
+    for (int64_t c = 0; c < classes.size(); ++c)
+      environment["classes"].push_back({{"name", classes.names[c]}, {"colour", classes.colours[c]}});
+  }
   write_file(path, environment.dump(2) + "\n");
 }
 

@@ -10,6 +10,7 @@
 #include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
+#include "semiseg/files.h"
 #include "semiseg/health.h"
 #include "semiseg/loader.h"
 #include "semiseg/log.h"
@@ -82,7 +83,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   for (auto& [name, sum] : state.epoch_sums) sum = sum.to(device);
   if (from) warn_of_other_hardware(*from, device);
 
-  folder.open(config, state, device, bf16);
+  folder.open(config, data->classes(), state, device, bf16);
   report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});
   if (from) report.epochs(state.history, /*resumed=*/true);
   Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
@@ -95,8 +96,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const auto stopping = [] { return stop_signal() != 0; };
 
   if (config.eval.first && !from)
-    if (const auto scores = evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping))
+    if (const auto scores = evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping)) {
+      state.before_training.emplace().val = *scores;
       log_info("before training:\n" + score_table(*scores, data->classes().names));
+    }
+  if (state.before_training) write_file(folder.dir() + "/before_training.json", to_json(*state.before_training) + "\n");
 
   Stopwatch watch;        // of the epoch, running on from where a resumed run stopped
   Stopwatch since_start;  // for the time left
@@ -132,7 +136,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         const bool best = scores && scores->miou > state.best_miou;
         if (best) state.best_miou = scores->miou, state.best_epoch = epoch;
         state.history.push_back(record);
-        state.history.back().alarms = find_alarms(state.history, {data->classes().names, state.label_share, &config});
+        state.history.back().alarms =
+            find_alarms(with_scores_before(state), {data->classes().names, state.label_share, &config});
         state.epoch_sums.clear();
         state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
         method->end_epoch({state.step, total_steps, steps_per_epoch}, scores ? std::optional(scores->miou) : std::nullopt);

@@ -197,6 +197,13 @@ void require_finite_loss(const TrainState& state) {
       "or anew");
 }
 
+std::vector<EpochRecord> with_scores_before(const TrainState& state) {
+  std::vector<EpochRecord> records;
+  if (state.before_training) records.push_back(*state.before_training);
+  records.insert(records.end(), state.history.begin(), state.history.end());
+  return records;
+}
+
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores) {
   EpochRecord record;
   record.epoch = epoch;

@@ -63,6 +63,9 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 // Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite. Reads one value from the device.
 void require_finite_loss(const TrainState& state);
 
+// The history, with the scores before training as its epoch 0 where they were measured.
+std::vector<EpochRecord> with_scores_before(const TrainState& state);
+
 // The step at which the newest epoch in the history ended; 0 before the first.
 inline int64_t recorded_step(const TrainState& state) { return state.history.empty() ? 0 : state.history.back().step; }
 

@@ -5,6 +5,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup.sh
 status=0
+# Tests that need them are skipped, and say so, where they cannot be had.
+if [[ -x .venv/bin/python ]] && ! .venv/bin/python -c "import numpy, onnx, onnxruntime, safetensors, tensorboard" 2>/dev/null; then
+  echo "test: installing the Python packages that read semiseg's files back"
+  .venv/bin/python -m pip --disable-pip-version-check --no-input -q install -r tools/requirements-test.txt ||
+    echo "test: they could not be installed; the tests that need them will be skipped" >&2
+fi
 
 if (($# == 0)); then
   if [[ $(clang-format --version 2>/dev/null) == *"version 14."* ]]; then

@@ -20,8 +20,9 @@ namespace semiseg {
 
 // What a run has reached; all that the training loop carries from step to step besides the method and the optimizer.
 struct TrainState {
-  int64_t step = 0;                  // optimizer updates done
-  std::vector<EpochRecord> history;  // of finished epochs
+  int64_t step = 0;                            // optimizer updates done
+  std::vector<EpochRecord> history;            // of finished epochs
+  std::optional<EpochRecord> before_training;  // epoch 0, with nothing but scores: eval.first
   double best_miou = -1;
   int64_t best_epoch = 0;
   double epoch_seconds = 0, epoch_wait = 0;  // so far in this epoch, over all processes that worked on it

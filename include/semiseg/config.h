@@ -19,6 +19,7 @@ struct RunConfig {
   std::string device = "auto";     // auto | cpu | cuda | cuda:N
   std::string precision = "auto";  // fp32 | bf16 | auto (bf16 where the device computes it natively)
   bool deterministic = true;       // only deterministic kernels; without meaning on the CPU, which always is
+  double max_hours = 0;            // then the run stops with a checkpoint; 0: no limit
 };
 
 struct OpsConfig {
@@ -109,6 +110,7 @@ struct OptimConfig {
   int64_t warmup_steps = 0;
   double clip_grad_norm = 0.0;  // 0: off
   int64_t accumulate = 1;       // micro-batches per update
+  std::string batch = "given";  // given | auto: before training, the largest batch that fits into memory is looked for
   int64_t batch_labeled = 4;    // images per micro-batch
   int64_t batch_unlabeled = 4;
   std::optional<int64_t> epochs, steps;  // exactly one is set
@@ -121,7 +123,8 @@ struct EvalConfig {
   std::vector<int64_t> stride{};  // H, W; two thirds of the window when not given
   bool flip = false;
   std::vector<double> scales{1.0};
-  bool first = false;  // also before the first step
+  bool first = false;    // also before the first step
+  int64_t patience = 0;  // evaluated epochs without a better mIoU, after which training ends; 0: never
 };
 
 struct CheckpointConfig {
@@ -132,6 +135,9 @@ struct CheckpointConfig {
 
 struct ReportConfig {
   int64_t every_steps = 10;  // how often losses are read from the device and shown
+  bool html = true;          // report.html, rewritten after every epoch
+  bool tensorboard = true;   // events for TensorBoard
+  int64_t samples = 4;       // sample pictures of each evaluated epoch; 0: none
 };
 
 // Where a value was set.

@@ -20,8 +20,9 @@ struct HealthContext {
   const Config* config = nullptr;
 };
 
-// The alarms of the newest epoch, history.back(), in the order of their weight; each lasts as long as its cause does. Messages
-// name the classes, give the numbers and the setting to change. Alarms on scores need an epoch that was evaluated. Kinds:
+// The alarms of the newest epoch, history.back(), in the order of their weight; each lasts as long as its cause does. The
+// history may begin with an epoch 0: the scores before training. Messages name the classes, give the numbers and the setting to
+// change. Alarms on scores need an epoch that was evaluated. Kinds:
 //   miou_falls          mIoU falls while pixel accuracy rises: over three evaluated epochs in a row (at once where it is a
 //                       sixth), or as means of three against the best three before. It must be clear: 3 % of it, half a point,
 //                       2.5 times the usual step from epoch to epoch. Lasts until half of the fall is regained, or pixel
@@ -61,8 +62,8 @@ struct Diagnosis {
   std::vector<Setting> settings;
 };
 
-// What the epochs of a run tell when they are looked at together. Scores may lack all values of single classes. `counts_KK`:
-// the confusion matrix of each epoch, or nothing at all. REQUIRES: at least one evaluated epoch.
-Diagnosis diagnose(const std::vector<EpochRecord>& history, const std::vector<Tensor>& counts_KK, const HealthContext& context);
+// What the epochs of a run tell when they are looked at together. Scores may lack all values of single classes.
+// REQUIRES: at least one evaluated epoch.
+Diagnosis diagnose(const std::vector<EpochRecord>& history, const HealthContext& context);
 
 }  // namespace semiseg

@@ -17,6 +17,7 @@ struct Scores {
   double miou = 0, mean_class_accuracy = 0, pixel_accuracy = 0;
   std::vector<MaybeFraction> iou, class_accuracy;     // [K]
   std::vector<double> label_share, prediction_share;  // [K] of the counted pixels
+  std::vector<std::vector<int64_t>> confusion;        // [K][K] pixels by label, then prediction; empty where it is not known
 };
 
 // Counts[label][prediction], int64, on the device of the predictions.

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "commands/command.h"
+#include "run_record.h"
 #include "semiseg/config.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
@@ -27,7 +28,6 @@ constexpr int64_t kMostClasses = 4096;  // of a confusion matrix: more is a misr
 // All that is known of a run.
 struct Evidence {
   std::vector<EpochRecord> history;
-  std::vector<Tensor> counts_KK;  // of each epoch, or empty
   std::vector<std::string> class_names;
   std::optional<Config> config;
   std::vector<std::string> notes;  // what the reader should know about the input
@@ -300,18 +300,16 @@ class CsvReader {
     if (!evidence_.class_names.empty() && static_cast<int64_t>(evidence_.class_names.size()) != K)
       fail(line, str("a confusion matrix of ", K, " classes, but ", evidence_.class_names.size(), " have names"),
            "rows are labels, columns predictions");
-    if (!evidence_.counts_KK.empty() && evidence_.counts_KK.front().size(0) != K)
-      fail(line, str("a confusion matrix of ", K, " classes after one of ", evidence_.counts_KK.front().size(0)));
+    if (!evidence_.history.empty() && static_cast<int64_t>(evidence_.history.front().val->iou.size()) != K)
+      fail(line, str("a confusion matrix of ", K, " classes after one of ", evidence_.history.front().val->iou.size()));
     if (std::all_of(counts.begin(), counts.end(), [](int64_t count) { return count == 0; }))
       fail(line, "this confusion matrix counts no pixel");
     EpochRecord record;
     record.epoch = epoch;
-    const auto counts_KK = at::tensor(counts, at::kLong).view({K, K});
-    record.val = scores_of(counts_KK);
+    record.val = scores_of(at::tensor(counts, at::kLong).view({K, K}));
     if (!evidence_.history.empty() && evidence_.history.back().epoch > epoch)
       fail(line, str("epoch ", epoch, " comes after epoch ", evidence_.history.back().epoch));
     add(record, line);
-    evidence_.counts_KK.push_back(counts_KK);
   }
 
   void read_matrices(bool with_epoch, size_t named_columns) {
@@ -395,46 +393,9 @@ class CsvReader {
 
 // --- a run of semiseg ---
 
-// The names that metrics.csv, beside metrics.jsonl, has in its header; none where it cannot be read.
-std::vector<std::string> names_in_run(const std::string& dir) {
-  try {
-    return CsvReader(dir + "/metrics.csv", {}).read().class_names;
-  } catch (const Error&) {
-    return {};
-  }
-}
-
-Evidence read_run(const std::string& dir, std::vector<std::string> class_names) {
-  const std::string path = dir + "/metrics.jsonl";
-  if (!fs::is_regular_file(path))
-    throw Error(ErrorKind::kData, "no epoch of this run is finished: there is no such file", path,
-                "give a run folder of `semiseg train`, or a CSV file");
-  Evidence evidence;
-  const std::string text = read_file(path);
-  int line = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string record = text.substr(at, end - at);
-    at = end + 1;
-    ++line;
-    if (record.find_first_not_of(" \r\t") == std::string::npos) continue;
-    try {
-      evidence.history.push_back(epoch_from_json(record));
-    } catch (const Error& error) {
-      throw Error(ErrorKind::kData, error.problem(), str(path, ":", line), "the file is damaged, or not one of semiseg");
-    }
-  }
-  if (evidence.history.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", path);
-  evidence.class_names = class_names.empty() ? names_in_run(dir) : std::move(class_names);
-  if (fs::is_regular_file(dir + "/config.yaml")) {
-    try {
-      evidence.config = parse_config(read_file(dir + "/config.yaml"), dir + "/config.yaml", {});
-    } catch (const Error& error) {
-      evidence.notes.push_back(
-          str("the run's settings could not be read (", error.what(), "), so advice may name what is set already"));
-    }
-  }
-  return evidence;
+Evidence evidence_of(RunRecord run, std::vector<std::string> class_names) {
+  return {std::move(run.history), class_names.empty() ? std::move(run.classes.names) : std::move(class_names),
+          std::move(run.config), std::move(run.notes)};
 }
 
 // --- folders of labels and predictions ---
@@ -558,7 +519,6 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
   record.epoch = 1;
   record.val = scores_of(counts_KK);
   evidence.history = {record};
-  evidence.counts_KK = {counts_KK};
   if (classes) evidence.class_names = classes->names;
   evidence.notes.push_back(str(pairs.size(), " pairs of labels and predictions"));
   if (!unpaired.empty())
@@ -656,7 +616,7 @@ Evidence gather(const Arguments& arguments) {
   if (arguments.has("labels")) return read_folders(arguments.get("labels"), arguments.get("predictions"), classes);
   const std::string& path = arguments.positional[0];
   std::vector<std::string> names = classes.empty() ? std::vector<std::string>{} : load_classes(classes, kIgnore).names;
-  if (fs::is_directory(path)) return read_run(path, names);
+  if (fs::is_directory(path)) return evidence_of(read_run(path), names);
   if (!fs::is_regular_file(path)) throw Error(ErrorKind::kConfig, "there is no such run or file", path);
   return CsvReader(path, names).read();
 }
@@ -668,7 +628,7 @@ int run(const Arguments& arguments) {
   HealthContext context;
   context.class_names = evidence.class_names;
   if (evidence.config) context.config = &*evidence.config;
-  const Diagnosis diagnosis = diagnose(evidence.history, evidence.counts_KK, context);
+  const Diagnosis diagnosis = diagnose(evidence.history, context);
   print(evidence, diagnosis);
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(evidence, diagnosis));
   return 0;

@@ -42,6 +42,7 @@ struct Rig {
     state.best_epoch = 1;
     state.class_weights = {0.1, 3};
     state.label_share = {0.75, 0.25};
+    state.before_training.emplace().val = scores_of(at::tensor({3, 1, 0, 4}, at::kLong).view({2, 2}));
     state.probe["0"] = at::arange(6, at::kByte).view({2, 3});
     state.data_fingerprint = "3+4+5-0";
     state.epoch_sums["loss"] = at::scalar_tensor(0.1, at::kDouble);
@@ -92,6 +93,8 @@ TEST_F(CheckpointTest, RestoresEveryTensorAndCounterExactly) {
   EXPECT_EQ(checkpoint.state.best_miou, 1.0 / 3);
   EXPECT_EQ(checkpoint.state.class_weights, saved.state.class_weights);
   EXPECT_EQ(checkpoint.state.label_share, saved.state.label_share);
+  ASSERT_TRUE(checkpoint.state.before_training && checkpoint.state.before_training->val);
+  EXPECT_EQ(checkpoint.state.before_training->val->confusion, (std::vector<std::vector<int64_t>>{{3, 1}, {0, 4}}));
   EXPECT_TRUE(checkpoint.state.probe.at("0").equal(saved.state.probe.at("0")));
   EXPECT_EQ(checkpoint.state.data_fingerprint, "3+4+5-0");
   EXPECT_EQ(to_json(checkpoint.state.history.at(0)), to_json(saved.state.history.at(0)));
