@@ -6,6 +6,9 @@
 #include <atomic>
 
 #include "ops/fused_cpu.h"
+#ifdef SEMISEG_CUDA
+#include "ops/fused_cuda.h"
+#endif
 #include "ops/plain.h"
 
 namespace semiseg {
@@ -13,7 +16,15 @@ namespace {
 
 std::atomic<bool> fused_wanted = true;
 
-bool fused(const Tensor& logits_BKhw) { return fused_wanted && ops::fused_cpu::serves(logits_BKhw); }
+// The fused forms that serve these logits; null where none does, or none is wanted.
+const ops::FusedOps* fused_for(const Tensor& logits_BKhw) {
+  if (!fused_wanted) return nullptr;
+  if (ops::fused_cpu::serves(logits_BKhw)) return &ops::fused_cpu::ops();
+#ifdef SEMISEG_CUDA
+  if (ops::fused_cuda::serves(logits_BKhw)) return &ops::fused_cuda::ops();
+#endif
+  return nullptr;
+}
 
 // The loss with the gradient that the forward pass has made already.
 class MadeGradient : public torch::autograd::Function<MadeGradient> {
@@ -42,9 +53,10 @@ Tensor upsample_logits(const Tensor& logits_BKhw, int64_t H, int64_t W) {
 
 CrossEntropy upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {
   TORCH_CHECK(options.focal_gamma == 0 || options.label_smoothing == 0, "a focal loss has no label smoothing");
-  if (!fused(logits_BKhw)) return ops::plain::cross_entropy(logits_BKhw, label_BHW, options);
+  const ops::FusedOps* fused = fused_for(logits_BKhw);
+  if (!fused) return ops::plain::cross_entropy(logits_BKhw, label_BHW, options);
   const bool want_gradient = at::GradMode::is_enabled() && logits_BKhw.requires_grad();
-  auto [loss, weight, gradient_BKhw] = ops::fused_cpu::cross_entropy(logits_BKhw.detach(), label_BHW, options, want_gradient);
+  auto [loss, weight, gradient_BKhw] = fused->cross_entropy(logits_BKhw.detach(), label_BHW, options, want_gradient);
   if (want_gradient) loss = MadeGradient::apply(logits_BKhw, loss, gradient_BKhw);
   return {loss, weight};
 }
@@ -55,33 +67,35 @@ Tensor mean_of(const CrossEntropy& sums) {
 
 Tensor upsample_label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, bool align_corners) {
   at::NoGradGuard no_grad;
-  return fused(logits_BKhw) ? ops::fused_cpu::label_probability(logits_BKhw, label_BHW, align_corners)
-                            : ops::plain::label_probability(logits_BKhw, label_BHW, align_corners);
+  const ops::FusedOps* fused = fused_for(logits_BKhw);
+  return fused ? fused->label_probability(logits_BKhw, label_BHW, align_corners)
+               : ops::plain::label_probability(logits_BKhw, label_BHW, align_corners);
 }
 
 Prediction upsample_predict(const Tensor& logits_BKhw, const Upsampling& to) {
   at::NoGradGuard no_grad;
-  return fused(logits_BKhw) ? ops::fused_cpu::predict(logits_BKhw, to, /*want_confidence=*/true)
-                            : ops::plain::predict(logits_BKhw, to);
+  const ops::FusedOps* fused = fused_for(logits_BKhw);
+  return fused ? fused->predict(logits_BKhw, to, /*want_confidence=*/true) : ops::plain::predict(logits_BKhw, to);
 }
 
 Tensor upsample_argmax(const Tensor& logits_BKhw, const Upsampling& to) {
   at::NoGradGuard no_grad;
-  return fused(logits_BKhw) ? ops::fused_cpu::predict(logits_BKhw, to, /*want_confidence=*/false).class_BHW
-                            : ops::plain::argmax(logits_BKhw, to);
+  const ops::FusedOps* fused = fused_for(logits_BKhw);
+  return fused ? fused->predict(logits_BKhw, to, /*want_confidence=*/false).class_BHW : ops::plain::argmax(logits_BKhw, to);
 }
 
 Tensor upsample_confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, Tensor& counts_KK,
                           bool want_prediction) {
   at::NoGradGuard no_grad;
-  return fused(logits_BKhw) ? ops::fused_cpu::confusion(logits_BKhw, label_BHW, to, counts_KK, want_prediction)
-                            : ops::plain::confusion(logits_BKhw, label_BHW, to, counts_KK);
+  const ops::FusedOps* fused = fused_for(logits_BKhw);
+  return fused ? fused->confusion(logits_BKhw, label_BHW, to, counts_KK, want_prediction)
+               : ops::plain::confusion(logits_BKhw, label_BHW, to, counts_KK);
 }
 
 void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW) {
   at::NoGradGuard no_grad;
-  if (fused(logits_BKhw))
-    ops::fused_cpu::add_softmax(logits_BKhw, to, sum_BKHW);
+  if (const ops::FusedOps* fused = fused_for(logits_BKhw))
+    fused->add_softmax(logits_BKhw, to, sum_BKHW);
   else
     ops::plain::add_softmax(logits_BKhw, to, sum_BKHW);
 }

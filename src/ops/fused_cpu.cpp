@@ -228,14 +228,6 @@ void check_labels(const std::atomic<bool>& outside, int64_t K) {
 
 Tensor float_scalar(double value) { return at::full({}, value, at::kFloat); }
 
-}  // namespace
-
-bool serves(const Tensor& logits_BKhw) {
-  const auto type = logits_BKhw.scalar_type();
-  return kernels() != nullptr && logits_BKhw.is_cpu() && logits_BKhw.size(1) <= kMaxClasses && logits_BKhw.numel() > 0 &&
-         (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf);
-}
-
 CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options,
                                  bool want_gradient) {
   const Geometry geometry(logits_BKhw, size_of(label_BHW, options.align_corners));
@@ -426,6 +418,39 @@ Tensor confusion(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsam
   return class_BHW;
 }
 
+void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW) {
+  const Geometry geometry(logits_BKhw, to);
+  const int64_t by_class = sum_BKHW.stride(1), by_row = sum_BKHW.stride(2), by_column = sum_BKHW.stride(3);
+  for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
+    StripReader reader(geometry, logits_BKhw, b);
+    std::vector<float> probability(static_cast<size_t>(geometry.K) * geometry.slots_of_strip());
+    for (int64_t s = first; s < end; ++s) {
+      const Strip strip = reader.next(s);
+      kernels()->softmax(strip, probability.data());
+      for (int64_t k = 0; k < geometry.K; ++k)
+        for (int64_t row = 0; row < strip.rows; ++row) {
+          float* sum =
+              sum_BKHW.data_ptr<float>() + b * sum_BKHW.stride(0) + k * by_class + (geometry.first_row(s) + row) * by_row;
+          geometry.for_each_pixel(probability.data(), k * strip.rows + row,
+                                  [&](int64_t x, float value) { sum[x * by_column] += value; });
+        }
+    }
+  });
+}
+
+}  // namespace
+
+bool serves(const Tensor& logits_BKhw) {
+  const auto type = logits_BKhw.scalar_type();
+  return kernels() != nullptr && logits_BKhw.is_cpu() && logits_BKhw.size(1) <= kMaxClasses && logits_BKhw.numel() > 0 &&
+         (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf);
+}
+
+const FusedOps& ops() {
+  static const FusedOps all{cross_entropy, label_probability, predict, confusion, add_softmax};
+  return all;
+}
+
 Tensor kth_smallest(const Tensor& values, int64_t k) {
   const auto flat = values.contiguous();
   const float* value = flat.const_data_ptr<float>();
@@ -493,26 +518,6 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
     }
   });
   return pasted;
-}
-
-void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& sum_BKHW) {
-  const Geometry geometry(logits_BKhw, to);
-  const int64_t by_class = sum_BKHW.stride(1), by_row = sum_BKHW.stride(2), by_column = sum_BKHW.stride(3);
-  for_each_chunk(geometry, [&](int64_t, int64_t b, int64_t first, int64_t end) {
-    StripReader reader(geometry, logits_BKhw, b);
-    std::vector<float> probability(static_cast<size_t>(geometry.K) * geometry.slots_of_strip());
-    for (int64_t s = first; s < end; ++s) {
-      const Strip strip = reader.next(s);
-      kernels()->softmax(strip, probability.data());
-      for (int64_t k = 0; k < geometry.K; ++k)
-        for (int64_t row = 0; row < strip.rows; ++row) {
-          float* sum =
-              sum_BKHW.data_ptr<float>() + b * sum_BKHW.stride(0) + k * by_class + (geometry.first_row(s) + row) * by_row;
-          geometry.for_each_pixel(probability.data(), k * strip.rows + row,
-                                  [&](int64_t x, float value) { sum[x * by_column] += value; });
-        }
-    }
-  });
 }
 
 }  // namespace semiseg::ops::fused_cpu

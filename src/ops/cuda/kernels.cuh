@@ -1,0 +1,437 @@
+// The fused operations on a GPU: kernels alone, without LibTorch, so that tests can run them on the CPU too
+// (tests/cuda_on_cpu.h).
+//
+// A cell is the square between four neighbouring low-resolution points; every output pixel lies in one. Logits are read at the
+// cell's corners and interpolated in registers, so that nothing of full resolution and K classes exists. All sums are made in a
+// fixed order: results are the same in every run.
+#pragma once
+
+#include <cstdint>
+
+// Arrays stay in registers only where every index is known when the kernel is compiled.
+#ifdef __CUDACC__
+#define SEMISEG_UNROLL _Pragma("unroll")
+#else
+#define SEMISEG_UNROLL
+#endif
+
+namespace semiseg::ops::cuda {
+
+constexpr int kIgnoredLabel = 255;
+
+// One axis of a bilinear upsampling, as ATen computes it. Where there is one point alone, it is its own neighbour.
+struct Axis {
+  int points, pixels;  // of the logits; of the output, of which a larger grid may have been cut
+  float step;          // points per pixel
+  bool align_corners;
+
+  __device__ int cells() const { return points > 1 ? points - 1 : 1; }
+  __device__ float position(int pixel) const {
+    const float at = align_corners ? step * static_cast<float>(pixel) : step * (static_cast<float>(pixel) + 0.5f) - 0.5f;
+    return fminf(fmaxf(at, 0.0f), static_cast<float>(points - 1));
+  }
+  // The last position is the end of the last cell, not the start of one more.
+  __device__ int cell(int pixel) const {
+    const int at = static_cast<int>(position(pixel));
+    return at < cells() ? at : cells() - 1;
+  }
+  __device__ float fraction(int pixel) const { return position(pixel) - static_cast<float>(cell(pixel)); }
+  __device__ int next(int cell) const { return cell + 1 < points ? cell + 1 : cell; }
+  // The first pixel that lies in this cell or in a later one; `pixels` where there is none.
+  __device__ int first_pixel(int cell_index) const {
+    if (cell_index >= cells()) return pixels;
+    int pixel = step > 0 ? static_cast<int>(static_cast<float>(cell_index) / step) : 0;
+    pixel = pixel < pixels ? pixel : pixels;
+    while (pixel > 0 && cell(pixel - 1) >= cell_index) --pixel;
+    while (pixel < pixels && cell(pixel) < cell_index) ++pixel;
+    return pixel;
+  }
+};
+
+// `grid`: the pixels that the points are stretched over, at least `pixels`; 0: these.
+inline Axis axis_of(int64_t points, int64_t pixels, int64_t grid, bool align_corners) {
+  if (grid == 0) grid = pixels;
+  float step = 0;
+  if (!align_corners)
+    step = static_cast<float>(points) / static_cast<float>(grid);
+  else if (grid > 1)
+    step = static_cast<float>(points - 1) / static_cast<float>(grid - 1);
+  return {static_cast<int>(points), static_cast<int>(pixels), step, align_corners};
+}
+
+// Contiguous logits [B, K, h, w].
+template <class T>
+struct Logits {
+  const T* data;
+  int K;
+  Axis y, x;
+
+  __device__ float at(int b, int k, int i, int j) const {
+    return static_cast<float>(data[((static_cast<int64_t>(b) * K + k) * y.points + i) * x.points + j]);
+  }
+  __device__ int64_t pixel(int b, int row, int column) const {
+    return (static_cast<int64_t>(b) * y.pixels + row) * x.pixels + column;
+  }
+};
+
+// --- cross-entropy and its gradient ---
+
+template <class T>
+struct CrossEntropyArguments {
+  Logits<T> logits;
+  const int64_t* label_BHW;
+  const float* weight_K;          // null: ones
+  const float* pixel_weight_BHW;  // null: ones, or the mask
+  const bool* mask_BHW;           // null: ones
+  float label_smoothing, focal_gamma;
+  float* gradient_BKhw;  // of the sum of all losses; not read where none is wanted
+  float* sums_N2;        // of each block: loss, weight
+};
+
+// The lanes that share a cell are neighbours within a warp.
+template <int kLanes>
+__device__ unsigned lanes_of_cell() {
+  const unsigned first = threadIdx.x % 32 / kLanes * kLanes;
+  return (kLanes == 32 ? 0xffffffffu : (1u << kLanes) - 1) << first;
+}
+template <int kLanes>
+__device__ float sum_over_lanes(float value) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(lanes_of_cell<kLanes>(), value, distance);
+  return value;
+}
+template <int kLanes>
+__device__ float max_over_lanes(float value) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
+    value = fmaxf(value, __shfl_xor_sync(lanes_of_cell<kLanes>(), value, distance));
+  return value;
+}
+
+// A block works on kCellsY x kCellsX cells; each has kLanes threads, of which lane l holds the classes l, l + kLanes, ...:
+// kClasses of them. Gradients of a point come from the four cells around it, so the block computes a row and a column of cells
+// more than it has points to write, whose losses another block counts. Grid: (columns, rows, B) of blocks.
+template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient>
+__global__ void __launch_bounds__(kLanes* kCellsY* kCellsX) cross_entropy_kernel(CrossEntropyArguments<T> a) {
+  constexpr int kCells = kCellsY * kCellsX, kThreads = kCells * kLanes, kHalo = kGradient ? 1 : 0;
+  __shared__ float corner[kGradient ? kLanes : 1][4][kGradient ? kCells : 1];
+  __shared__ float loss_sum[kThreads], weight_sum[kThreads];
+
+  const Logits<T>& logits = a.logits;
+  const int K = logits.K, b = static_cast<int>(blockIdx.z);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes, cell = static_cast<int>(threadIdx.x) / kLanes;
+  const int cy = cell / kCellsX, cx = cell % kCellsX;
+  const int first_i = static_cast<int>(blockIdx.y) * (kCellsY - kHalo),
+            first_j = static_cast<int>(blockIdx.x) * (kCellsX - kHalo);
+  const int i = first_i - kHalo + cy, j = first_j - kHalo + cx;
+  const bool exists = i >= 0 && i < logits.y.cells() && j >= 0 && j < logits.x.cells();
+  const bool counts = cy >= kHalo && cx >= kHalo && lane == 0;
+
+  float top_left[kClasses] = {}, top_right[kClasses] = {}, bottom_left[kClasses] = {},
+        bottom_right[kClasses] = {};  // gradients
+  float loss = 0, weight = 0;
+
+  if (exists) {
+    const int i1 = logits.y.next(i), j1 = logits.x.next(j);
+    float class_weight[kClasses], all_weights = 0;
+    SEMISEG_UNROLL
+    for (int n = 0; n < kClasses; ++n) {
+      const int k = lane + n * kLanes;
+      class_weight[n] = k >= K ? 0.0f : a.weight_K ? a.weight_K[k] : 1.0f;
+      all_weights += class_weight[n];
+    }
+    all_weights = sum_over_lanes<kLanes>(all_weights);
+    const float smooth = a.label_smoothing / static_cast<float>(K);
+
+    const int begin_x = logits.x.first_pixel(j), end_x = logits.x.first_pixel(j + 1);
+    const int end_y = logits.y.first_pixel(i + 1);
+    for (int y = logits.y.first_pixel(i); y < end_y; ++y) {
+      const float down = logits.y.fraction(y);
+      float left[kClasses], slope[kClasses];  // logits along this row of pixels
+      float left_gradient[kClasses] = {}, right_gradient[kClasses] = {};
+      SEMISEG_UNROLL
+      for (int n = 0; n < kClasses; ++n) {
+        const int k = lane + n * kLanes;
+        if (k >= K) {
+          left[n] = -INFINITY, slope[n] = 0;
+          continue;
+        }
+        const float tl = logits.at(b, k, i, j), tr = logits.at(b, k, i, j1);
+        const float bl = logits.at(b, k, i1, j), br = logits.at(b, k, i1, j1);
+        left[n] = tl + down * (bl - tl);
+        slope[n] = tr + down * (br - tr) - left[n];
+      }
+      for (int x = begin_x; x < end_x; ++x) {
+        const int64_t pixel = logits.pixel(b, y, x);
+        const int64_t label = a.label_BHW[pixel];
+        if (label == kIgnoredLabel) continue;
+        CUDA_KERNEL_ASSERT(label >= 0 && label < K && "a label is neither a class nor ignored");
+        float v = a.pixel_weight_BHW ? a.pixel_weight_BHW[pixel] : 1.0f;
+        if (a.mask_BHW) v = a.mask_BHW[pixel] ? v : 0.0f;
+        if (v == 0) continue;  // all lanes of the cell alike
+
+        const float right = logits.x.fraction(x);
+        float largest = -INFINITY, exponential[kClasses], sum = 0;
+        SEMISEG_UNROLL
+        for (int n = 0; n < kClasses; ++n) {
+          exponential[n] = left[n] + right * slope[n];
+          largest = fmaxf(largest, exponential[n]);
+        }
+        largest = max_over_lanes<kLanes>(largest);
+        float of_label = 0, weight_of_label = 0, weighted = 0;
+        SEMISEG_UNROLL
+        for (int n = 0; n < kClasses; ++n) {
+          const float z = exponential[n] - largest;
+          const int k = lane + n * kLanes;
+          if (k == label) of_label = z, weight_of_label = class_weight[n];
+          if (k < K) weighted += class_weight[n] * z;
+          exponential[n] = expf(z);
+          sum += exponential[n];
+        }
+        sum = sum_over_lanes<kLanes>(sum);
+        of_label = sum_over_lanes<kLanes>(of_label);
+        weight_of_label = sum_over_lanes<kLanes>(weight_of_label);
+        const float log_sum = logf(sum), nll = log_sum - of_label;
+
+        // d loss / d z_k = of_all p_k - of_one [k is the label] - v smooth w_k
+        float value, of_all, of_one;
+        if (a.focal_gamma > 0) {
+          const float probability = expf(-nll), doubt = fmaxf(-expm1f(-nll), 1e-6f);
+          const float power = powf(doubt, a.focal_gamma);
+          value = power * nll;
+          of_one = power + (-expm1f(-nll) > 1e-6f ? a.focal_gamma * power / doubt * probability * nll : 0.0f);
+          value *= v * weight_of_label;
+          of_all = of_one = of_one * v * weight_of_label;
+        } else {
+          of_one = (1 - a.label_smoothing) * weight_of_label * v;
+          of_all = of_one;
+          value = of_one * nll;
+          if (smooth > 0) {
+            weighted = sum_over_lanes<kLanes>(weighted);
+            value += v * smooth * (all_weights * log_sum - weighted);
+            of_all += v * smooth * all_weights;
+          }
+        }
+        loss += value;
+        weight += v * weight_of_label;
+
+        if (kGradient) {
+          const float scale = of_all / sum, from_right = right, from_left = 1 - right;
+          SEMISEG_UNROLL
+          for (int n = 0; n < kClasses; ++n) {
+            float g = scale * exponential[n] - v * smooth * class_weight[n];
+            if (lane + n * kLanes == label) g -= of_one;
+            left_gradient[n] += from_left * g;
+            right_gradient[n] += from_right * g;
+          }
+        }
+      }
+      if (kGradient) {
+        SEMISEG_UNROLL
+        for (int n = 0; n < kClasses; ++n) {
+          top_left[n] += (1 - down) * left_gradient[n];
+          top_right[n] += (1 - down) * right_gradient[n];
+          bottom_left[n] += down * left_gradient[n];
+          bottom_right[n] += down * right_gradient[n];
+        }
+      }
+    }
+  }
+
+  if (kGradient) {
+    // kLanes classes at a time: the cells' corners, then the points' sums over the (up to four) cells around them.
+    SEMISEG_UNROLL
+    for (int n = 0; n < kClasses; ++n) {
+      corner[lane][0][cell] = top_left[n];
+      corner[lane][1][cell] = top_right[n];
+      corner[lane][2][cell] = bottom_left[n];
+      corner[lane][3][cell] = bottom_right[n];
+      __syncthreads();
+      constexpr int kPoints = (kCellsY - 1) * (kCellsX - 1);
+      for (int t = static_cast<int>(threadIdx.x); t < kPoints * kLanes; t += kThreads) {
+        const int k = t / kPoints + n * kLanes, py = t % kPoints / (kCellsX - 1), px = t % (kCellsX - 1);
+        const int to_i = first_i + py, to_j = first_j + px;
+        if (k >= K || to_i >= logits.y.points || to_j >= logits.x.points) continue;
+        // Cells above and below the point, left and right of it; those beyond the border hold zeros. A lone point is both
+        // corners of its only cell.
+        const int l = t / kPoints, below = py + 1, above = py, at_right = px + 1, at_left = px;
+        const auto of = [&](int c, int row, int column) { return corner[l][c][row * kCellsX + column]; };
+        float sum = of(0, below, at_right) + of(1, below, at_left) + of(2, above, at_right) + of(3, above, at_left);
+        const bool lone_y = logits.y.points == 1, lone_x = logits.x.points == 1;
+        if (lone_y) sum += of(2, below, at_right) + of(3, below, at_left);
+        if (lone_x) sum += of(1, below, at_right) + of(3, above, at_right);
+        if (lone_y && lone_x) sum += of(3, below, at_right);
+        a.gradient_BKhw[((static_cast<int64_t>(b) * K + k) * logits.y.points + to_i) * logits.x.points + to_j] = sum;
+      }
+      __syncthreads();
+    }
+  }
+
+  loss_sum[threadIdx.x] = counts ? loss : 0.0f;
+  weight_sum[threadIdx.x] = counts ? weight : 0.0f;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < half) {
+      loss_sum[threadIdx.x] += loss_sum[threadIdx.x + half];
+      weight_sum[threadIdx.x] += weight_sum[threadIdx.x + half];
+    }
+  }
+  if (threadIdx.x == 0) {
+    const int64_t block = (static_cast<int64_t>(b) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    a.sums_N2[2 * block] = loss_sum[0];
+    a.sums_N2[2 * block + 1] = weight_sum[0];
+  }
+}
+
+// --- what is read off the upsampled logits of each pixel ---
+
+// Up to kRun pixels of one row that lie in one cell, with the class of the highest logit (the first of equal ones) of each.
+template <class T>
+struct Run {
+  static constexpr int kRun = 4;
+  const Logits<T>& logits;
+  int b, y, i, j, x, count;
+  float down, right[kRun], largest[kRun], sum[kRun];
+  int best[kRun];
+
+  __device__ void line(int k, float* left, float* slope) const {
+    const int i1 = logits.y.next(i), j1 = logits.x.next(j);
+    const float tl = logits.at(b, k, i, j), tr = logits.at(b, k, i, j1);
+    const float bl = logits.at(b, k, i1, j), br = logits.at(b, k, i1, j1);
+    *left = tl + down * (bl - tl);
+    *slope = tr + down * (br - tr) - *left;
+  }
+  // Calls take(r) for the pixels of the run.
+  template <class Take>
+  __device__ void for_each(const Take& take) const {
+    SEMISEG_UNROLL
+    for (int r = 0; r < kRun; ++r)
+      if (r < count) take(r);
+  }
+  __device__ void find_best() {
+    SEMISEG_UNROLL
+    for (int r = 0; r < kRun; ++r) largest[r] = -INFINITY, best[r] = 0;
+    for (int k = 0; k < logits.K; ++k) {
+      float left, slope;
+      line(k, &left, &slope);
+      SEMISEG_UNROLL
+      for (int r = 0; r < kRun; ++r) {
+        const float z = left + right[r] * slope;
+        if (z > largest[r]) largest[r] = z, best[r] = k;
+      }
+    }
+  }
+  __device__ void sum_exponentials() {
+    SEMISEG_UNROLL
+    for (int r = 0; r < kRun; ++r) sum[r] = 0;
+    for (int k = 0; k < logits.K; ++k) {
+      float left, slope;
+      line(k, &left, &slope);
+      SEMISEG_UNROLL
+      for (int r = 0; r < kRun; ++r) sum[r] += expf(left + right[r] * slope - largest[r]);
+    }
+  }
+};
+
+// Calls take(run) for the runs of this thread's cell in its row of pixels. Threads: x over cells, y over rows; grid z over B.
+template <class T, class Take>
+__device__ void for_each_run(const Logits<T>& logits, const Take& take) {
+  const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
+            y = static_cast<int>(blockIdx.y * blockDim.y + threadIdx.y);
+  if (j >= logits.x.cells() || y >= logits.y.pixels) return;
+  const int end = logits.x.first_pixel(j + 1);
+  Run<T> run{logits, static_cast<int>(blockIdx.z), y, logits.y.cell(y), j, 0, 0, logits.y.fraction(y), {}, {}, {}, {}};
+  for (run.x = logits.x.first_pixel(j); run.x < end; run.x += Run<T>::kRun) {
+    run.count = end - run.x < Run<T>::kRun ? end - run.x : Run<T>::kRun;
+    SEMISEG_UNROLL
+    for (int r = 0; r < Run<T>::kRun; ++r) run.right[r] = logits.x.fraction(run.x + (r < run.count ? r : 0));
+    take(run);
+  }
+}
+
+// class_BHW of the highest logit and, where confidence_BHW is not null, its softmax probability.
+template <class T>
+__global__ void predict_kernel(Logits<T> logits, int64_t* class_BHW, float* confidence_BHW) {
+  for_each_run(logits, [&](Run<T>& run) {
+    run.find_best();
+    if (confidence_BHW) run.sum_exponentials();
+    const int64_t pixel = logits.pixel(run.b, run.y, run.x);
+    run.for_each([&](int r) {
+      class_BHW[pixel + r] = run.best[r];
+      if (confidence_BHW) confidence_BHW[pixel + r] = 1 / run.sum[r];
+    });
+  });
+}
+
+// Softmax probability of each pixel's label; 1 where it is ignored.
+template <class T>
+__global__ void label_probability_kernel(Logits<T> logits, const int64_t* label_BHW, float* probability_BHW) {
+  for_each_run(logits, [&](Run<T>& run) {
+    run.find_best();
+    run.sum_exponentials();
+    const int64_t pixel = logits.pixel(run.b, run.y, run.x);
+    run.for_each([&](int r) {
+      const int64_t label = label_BHW[pixel + r];
+      if (label == kIgnoredLabel) {
+        probability_BHW[pixel + r] = 1;
+        return;
+      }
+      CUDA_KERNEL_ASSERT(label >= 0 && label < logits.K && "a label is neither a class nor ignored");
+      float left, slope;
+      run.line(static_cast<int>(label), &left, &slope);
+      probability_BHW[pixel + r] = expf(left + run.right[r] * slope - run.largest[r]) / run.sum[r];
+    });
+  });
+}
+
+// sum grows by the softmax probabilities; its strides are given for [B, K, H, W].
+template <class T>
+__global__ void add_softmax_kernel(Logits<T> logits, float* sum, int64_t by_image, int64_t by_class, int64_t by_row,
+                                   int64_t by_column) {
+  for_each_run(logits, [&](Run<T>& run) {
+    run.find_best();
+    run.sum_exponentials();
+    float* to = sum + run.b * by_image + run.y * by_row + run.x * by_column;
+    for (int k = 0; k < logits.K; ++k) {
+      float left, slope;
+      run.line(k, &left, &slope);
+      run.for_each(
+          [&](int r) { to[k * by_class + r * by_column] += expf(left + run.right[r] * slope - run.largest[r]) / run.sum[r]; });
+    }
+  });
+}
+
+// counts_KK[label][class of the highest logit] grows by the pixels whose label is in [0, K). A block counts in shared memory,
+// where [K, K] fits into kSharedCounts. class_BHW may be null.
+constexpr int kSharedCounts = 64 * 64;
+template <class T, class Label>
+__global__ void confusion_kernel(Logits<T> logits, const Label* label_BHW, unsigned long long* counts_KK, int64_t* class_BHW) {
+  __shared__ unsigned counts[kSharedCounts];
+  const int K = logits.K, cells = K * K;
+  const bool shared = cells <= kSharedCounts;
+  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x),
+            threads = static_cast<int>(blockDim.x * blockDim.y);
+  if (shared) {
+    for (int c = thread; c < cells; c += threads) counts[c] = 0;
+    __syncthreads();
+  }
+  for_each_run(logits, [&](Run<T>& run) {
+    run.find_best();
+    const int64_t pixel = logits.pixel(run.b, run.y, run.x);
+    run.for_each([&](int r) {
+      if (class_BHW) class_BHW[pixel + r] = run.best[r];
+      const auto label = static_cast<int64_t>(label_BHW[pixel + r]);
+      if (label < 0 || label >= K) return;
+      const int64_t c = label * K + run.best[r];
+      if (shared)
+        atomicAdd(&counts[c], 1u);
+      else
+        atomicAdd(&counts_KK[c], 1ull);
+    });
+  });
+  if (!shared) return;
+  __syncthreads();
+  for (int c = thread; c < cells; c += threads)
+    if (counts[c] > 0) atomicAdd(&counts_KK[c], static_cast<unsigned long long>(counts[c]));
+}
+
+}  // namespace semiseg::ops::cuda

@@ -1,0 +1,175 @@
+// Runs CUDA kernels on the CPU, to test them where there is no GPU: a block's threads are fibers that take turns between
+// barriers, so that shared memory, __syncthreads and shuffles mean what they mean on a GPU. Blocks run one after the other.
+// What it cannot show: races between barriers, and memory that is out of bounds (the address sanitizer does on the CPU).
+//
+// Include it before a kernel's header, then: cuda_on_cpu::launch(grid, block, [&] { kernel(arguments); }).
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(threads)
+#undef CUDA_KERNEL_ASSERT
+#define CUDA_KERNEL_ASSERT(condition) \
+  if (!(condition)) cuda_on_cpu::fail(#condition)
+
+namespace cuda_on_cpu {
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Dim3 thread;
+  bool done = false;
+  std::vector<size_t>* waits_for = nullptr;  // the fibers of the barrier that it has reached
+  float given = 0;                           // to a shuffle
+};
+
+// The block that runs.
+struct Block {
+  ucontext_t scheduler;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  std::vector<size_t> everyone;
+  std::vector<std::vector<size_t>> groups;  // of shuffles, by fiber
+  size_t current = 0;
+  std::function<void()> body;
+  std::string failure;
+};
+inline Block* block = nullptr;
+
+inline void wait_for(std::vector<size_t>* fibers) {
+  Fiber& self = *block->fibers[block->current];
+  self.waits_for = fibers;
+  swapcontext(&self.context, &block->scheduler);
+}
+
+[[noreturn]] inline void fail(const std::string& what) {
+  block->failure = what;
+  Fiber& self = *block->fibers[block->current];
+  self.done = true;
+  swapcontext(&self.context, &block->scheduler);
+  std::abort();
+}
+
+inline void run_fiber() {
+  block->body();
+  Fiber& self = *block->fibers[block->current];
+  self.done = true;
+  swapcontext(&self.context, &block->scheduler);
+}
+
+}  // namespace cuda_on_cpu
+
+inline cuda_on_cpu::Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncthreads() { cuda_on_cpu::wait_for(&cuda_on_cpu::block->everyone); }
+
+inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
+  auto& block = *cuda_on_cpu::block;
+  const size_t self = block.current, warp = self / 32 * 32;
+  auto& group = block.groups[self];
+  group.clear();
+  for (size_t lane = 0; lane < 32; ++lane)
+    if (mask >> lane & 1) group.push_back(warp + lane);
+  block.fibers[self]->given = value;
+  cuda_on_cpu::wait_for(&group);
+  const float taken = block.fibers[warp + ((self - warp) ^ static_cast<size_t>(distance))]->given;
+  cuda_on_cpu::wait_for(&group);
+  return taken;
+}
+
+template <class T>
+T atomicAdd(T* to, T value) {
+  const T before = *to;
+  *to += value;
+  return before;
+}
+
+namespace cuda_on_cpu {
+
+// In a function of its own: getcontext may return twice.
+inline void prepare(Fiber& fiber) {
+  constexpr size_t kStack = 64 << 10;
+  fiber.stack = std::make_unique_for_overwrite<char[]>(kStack);
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStack;
+  fiber.context.uc_link = &block->scheduler;
+  makecontext(&fiber.context, run_fiber, 0);
+}
+
+// Lets every fiber run to its next barrier; false where none could. `left`: whether any is not done.
+inline bool run_to_barriers(bool* left) {
+  bool moved = false;
+  *left = false;
+  for (size_t t = 0; t < block->fibers.size(); ++t) {
+    Fiber& fiber = *block->fibers[t];
+    if (fiber.done) continue;
+    *left = true;
+    if (fiber.waits_for) continue;
+    moved = true;
+    block->current = t;
+    threadIdx = fiber.thread;
+    swapcontext(&block->scheduler, &fiber.context);
+    if (!block->failure.empty()) throw std::runtime_error(block->failure);
+  }
+  return moved;
+}
+
+// A barrier opens when all of its fibers that still run have reached one of the same fibers.
+inline bool open_barriers() {
+  bool moved = false;
+  for (const auto& fiber : block->fibers) {
+    if (fiber->done || !fiber->waits_for) continue;
+    const std::vector<size_t> members = *fiber->waits_for;
+    const bool all = std::all_of(members.begin(), members.end(), [&](size_t m) {
+      const Fiber& other = *block->fibers[m];
+      return other.done || (other.waits_for && *other.waits_for == members);
+    });
+    if (!all) continue;
+    moved = true;
+    for (const size_t m : members) block->fibers[m]->waits_for = nullptr;
+  }
+  return moved;
+}
+
+// Throws std::runtime_error where a kernel's assertion fails, or its threads wait for each other forever.
+inline void launch(Dim3 grid, Dim3 threads, const std::function<void()>& kernel) {
+  gridDim = grid;
+  blockDim = threads;
+  for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
+    blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+    Block running;
+    block = &running;
+    running.body = kernel;
+    const unsigned count = threads.x * threads.y * threads.z;
+    running.groups.resize(count);
+    for (unsigned t = 0; t < count; ++t) {
+      running.fibers.push_back(std::make_unique<Fiber>());
+      running.fibers.back()->thread = {t % threads.x, t / threads.x % threads.y, t / threads.x / threads.y};
+      running.everyone.push_back(t);
+      prepare(*running.fibers.back());
+    }
+    bool left = true;
+    while (left) {
+      const bool moved = run_to_barriers(&left);
+      if (!open_barriers() && left && !moved) throw std::runtime_error("the threads of a block wait for each other");
+    }
+  }
+}
+
+}  // namespace cuda_on_cpu
