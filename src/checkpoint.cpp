@@ -215,10 +215,11 @@ LoadedModel load_model(const std::string& path, const Config* config, torch::Dev
   const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first
   if (!config)
     throw Error(ErrorKind::kConfig, "a weights file alone does not say which network it belongs to", path,
-                "name a config too: semiseg eval " + path + " CONFIG.yaml");
+                "name the config of that network too, as --help shows");
   LoadedModel model;
   model.config = *config;
-  model.classes = load_classes(config->data.classes, config->data.ignore_index);
+  const DataConfig& data = config->data;  // formats with classes of their own are called as these are
+  model.classes = load_classes(data.classes.empty() && data.format != "list" ? data.format : data.classes, data.ignore_index);
   model.network = make_segmenter(config->model, model.classes.size(), /*seed=*/0);
   const LoadSummary summary = load_weights(*model.network, weights, path);
   if (!summary.missing.empty() || !summary.reinitialized.empty())
