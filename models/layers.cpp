@@ -9,6 +9,11 @@
 #include "semiseg/random.h"
 
 namespace semiseg {
+namespace {
+
+constexpr double kNormEpsilon = 1e-5;  // PyTorch's
+
+}  // namespace
 
 Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& options)
     : options_(options), weight_(register_parameter("weight", at::empty({out, in / options.groups, kernel, kernel}))) {
@@ -16,6 +21,13 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& optio
 }
 
 Tensor Conv2d::forward(const Tensor& x_BCHW) { return convolve(x_BCHW, weight_, bias_, options_); }
+
+void Conv2d::absorb(const ChannelAffine& after) {
+  at::NoGradGuard no_grad;
+  if (!bias_.defined()) bias_ = register_parameter("bias", at::zeros({weight_.size(0)}, weight_.options()));
+  weight_.copy_(weight_.to(at::kDouble) * after.scale_C.view({-1, 1, 1, 1}));
+  bias_.copy_(bias_.to(at::kDouble) * after.scale_C + after.shift_C);
+}
 
 BatchNorm2d::BatchNorm2d(int64_t channels)
     : weight_(register_parameter("weight", at::empty({channels}))),
@@ -25,6 +37,7 @@ BatchNorm2d::BatchNorm2d(int64_t channels)
       num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
 
 Tensor BatchNorm2d::forward(const Tensor& x_BCHW) {
+  if (dissolved_) return x_BCHW;
   if (is_training()) {
     if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
       throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
@@ -32,8 +45,15 @@ Tensor BatchNorm2d::forward(const Tensor& x_BCHW) {
                   "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
     num_batches_tracked_.add_(1);
   }
-  return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), /*momentum=*/0.1, /*eps=*/1e-5,
+  return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), /*momentum=*/0.1, kNormEpsilon,
                         /*cudnn_enabled=*/true);
+}
+
+ChannelAffine BatchNorm2d::dissolve() {
+  at::NoGradGuard no_grad;
+  dissolved_ = true;
+  const auto scale_C = weight_.to(at::kDouble) / at::sqrt(running_var_.to(at::kDouble) + kNormEpsilon);
+  return {scale_C, bias_.to(at::kDouble) - running_mean_.to(at::kDouble) * scale_C};
 }
 
 GroupNorm::GroupNorm(int64_t groups, int64_t channels)
@@ -42,7 +62,7 @@ GroupNorm::GroupNorm(int64_t groups, int64_t channels)
       bias_(register_parameter("bias", at::empty({channels}))) {}
 
 Tensor GroupNorm::forward(const Tensor& x_BCHW) {
-  return at::group_norm(x_BCHW, groups_, weight_, bias_, /*eps=*/1e-5, /*cudnn_enabled=*/true);
+  return at::group_norm(x_BCHW, groups_, weight_, bias_, kNormEpsilon, /*cudnn_enabled=*/true);
 }
 
 Tensor ReLU::forward(const Tensor& x_BCHW) {

@@ -22,10 +22,18 @@ class Layer : public torch::nn::Module {
   virtual Tensor forward(const Tensor& x_BCHW) = 0;
 };
 
+// scale_C x + shift_C, float64 [C].
+struct ChannelAffine {
+  Tensor scale_C, shift_C;
+};
+
 class Conv2d : public Layer {
  public:
   Conv2d(int64_t in, int64_t out, int64_t kernel, const ConvOptions& options = {});
   Tensor forward(const Tensor& x_BCHW) override;
+
+  // From here on gives what `after` makes of its output.
+  void absorb(const ChannelAffine& after);
 
  private:
   ConvOptions options_;
@@ -40,9 +48,13 @@ class BatchNorm2d : public Layer {
   // Throws Error(kConfig) in training mode for one value per channel, which has no variance.
   Tensor forward(const Tensor& x_BCHW) override;
 
+  // What it computes in evaluation mode; from here on it hands back its input.
+  ChannelAffine dissolve();
+
  private:
   Tensor weight_, bias_, running_mean_, running_var_;  // [C]
   Tensor num_batches_tracked_;                         // int64, zero-dimensional
+  bool dissolved_ = false;
 };
 
 class GroupNorm : public Layer {
