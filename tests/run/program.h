@@ -33,8 +33,11 @@ class ProgramTest : public testing::Test {
   }
 
   // Words as in a shell.
-  Outcome semiseg(const std::string& words) const {
-    FILE* pipe = ::popen(("cd " + dir_ + " && " SEMISEG_BINARY " " + words + " 2>&1").c_str(), "r");
+  Outcome semiseg(const std::string& words) const { return shell(SEMISEG_BINARY " " + words); }
+
+  // Any command, in the test's folder.
+  Outcome shell(const std::string& command) const {
+    FILE* pipe = ::popen(("cd " + dir_ + " && " + command + " 2>&1").c_str(), "r");
     Outcome outcome{0, ""};
     char text[4096];
     while (size_t got = std::fread(text, 1, sizeof(text), pipe)) outcome.output.append(text, got);
