@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "colour_labels.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -50,6 +51,12 @@ constexpr PresetClass kCamvid[] = {
     {"sign", {192, 128, 128}, 0},   {"fence", {64, 64, 128}, 0},     {"car", {64, 0, 128}, 0},
     {"pedestrian", {64, 64, 0}, 0}, {"bicyclist", {0, 128, 192}, 0},
 };
+
+void add_colour(ColourMap& colours, const Colour& colour, int16_t meaning) {
+  const uint32_t key = static_cast<uint32_t>(colour[0]) << 16 | static_cast<uint32_t>(colour[1]) << 8 | colour[2];
+  const auto [entry, is_new] = colours.try_emplace(key, meaning);
+  if (!is_new && entry->second != meaning) entry->second = kTwoClasses;
+}
 
 // A class index must stay below kIgnore.
 constexpr int64_t kMaxClasses = kIgnore;
@@ -103,6 +110,7 @@ class ClassFile {
   }
 
   ClassSet take() { return std::move(classes_); }
+  ColourMap take_colours() { return std::move(colours_); }
 
  private:
   [[noreturn]] void fail(const YAML::Node& at, const std::string& problem, const std::string& hint = "") const {
@@ -152,20 +160,33 @@ class ClassFile {
 
     Colour colour = palette_colour(index);
     if (const YAML::Node given = node["colour"]) {
-      if (!given.IsSequence() || given.size() != 3) fail(given, "colour must be three numbers: [red, green, blue]");
-      for (size_t c = 0; c < 3; ++c) colour[c] = static_cast<uint8_t>(byte_value(given[c], "colour"));
+      colour = read_colour(given);
+      add_colour(colours_, colour, static_cast<int16_t>(index));
     }
     classes_.names.push_back(name.Scalar());
     classes_.colours.push_back(colour);
   }
 
+  Colour read_colour(const YAML::Node& node) const {
+    if (!node.IsSequence() || node.size() != 3) fail(node, "colour must be three numbers: [red, green, blue]");
+    Colour colour{};
+    for (size_t c = 0; c < 3; ++c) colour[c] = static_cast<uint8_t>(byte_value(node[c], "colour"));
+    return colour;
+  }
+
   void read_ignored(const YAML::Node& list) {
-    if (!list.IsSequence()) fail(list, "\"ignore\" must be a list of label values, such as [255]");
-    for (const auto& node : list) ignore_value(classes_, byte_value(node, "ignore"), str(path_, ":", node.Mark().line + 1));
+    if (!list.IsSequence()) fail(list, "\"ignore\" must be a list of label values, such as [255], or colours: [[0, 0, 0]]");
+    for (const auto& node : list) {
+      if (node.IsSequence())
+        add_colour(colours_, read_colour(node), static_cast<int16_t>(kIgnore));
+      else
+        ignore_value(classes_, byte_value(node, "ignore"), str(path_, ":", node.Mark().line + 1));
+    }
   }
 
   std::string path_;
   ClassSet classes_;
+  ColourMap colours_;
 };
 
 }  // namespace
@@ -190,6 +211,22 @@ ClassSet load_classes(const std::string& name, int64_t ignore_index) {
                 "it is a value of 8-bit label files");
   ignore_value(classes, ignore_index, "data.ignore_index");
   return classes;
+}
+
+ColourMap load_colours(const std::string& name) {
+  ColourMap colours;
+  const auto add_preset = [&](const auto& table) {
+    int16_t index = 0;
+    for (const PresetClass& entry : table) add_colour(colours, entry.colour, index++);
+    add_colour(colours, {0, 0, 0}, static_cast<int16_t>(kIgnore));  // void, in both
+  };
+  if (name == "cityscapes" || name == "synthetic")
+    add_preset(kCityscapes);
+  else if (name == "camvid")
+    add_preset(kCamvid);
+  else
+    colours = ClassFile(name).take_colours();
+  return colours;
 }
 
 std::array<int16_t, 256> cityscapes_label_ids_to_classes() {

@@ -60,7 +60,7 @@ class FileDataset final : public Dataset {
   Tensor label(Split split, int64_t index) const override {
     const FileEntry& entry = lists_[split].at(index);
     TORCH_CHECK(!entry.label.empty(), "unlabelled images have no label");
-    return read_label(lists_, entry, label_values(entry));
+    return read_classes(entry);
   }
 
   std::string id(Split split, int64_t index) const override { return lists_[split].at(index).id; }
@@ -68,11 +68,7 @@ class FileDataset final : public Dataset {
 
  private:
   PartialSample cached_part(const FileEntry& entry, const ChooseWindow& choose) const {
-    const CachedPixels image = cache_->get(entry.image, /*is_label=*/false, [&entry] {
-      const ImageFile file(entry.image);
-      return CachedPixels{file.is_reducible() ? CachedKind::kReducibleImage : CachedKind::kImage,
-                          file.read({0, 0, file.height(), file.width()}).pixels_HWC};
-    });
+    const CachedPixels image = cached_image(entry.image);
     const int64_t H = image.pixels.size(0), W = image.pixels.size(1);
     const Tensor label_HW = label_of(entry, H, W);
     const Window window = choose(H, W, label_HW);
@@ -81,11 +77,26 @@ class FileDataset final : public Dataset {
     return {reduced ? ImageFile(entry.image).read(window) : whole_image(image.pixels), label_HW, entry.id};
   }
 
+  CachedPixels cached_image(const std::string& path) const {
+    return cache_->get(path, /*is_label=*/false, [&path] {
+      const ImageFile file(path);
+      return CachedPixels{file.is_reducible() ? CachedKind::kReducibleImage : CachedKind::kImage,
+                          file.read({0, 0, file.height(), file.width()}).pixels_HWC};
+    });
+  }
+
   Tensor label_of(const FileEntry& entry, int64_t H, int64_t W) const {
     if (entry.label.empty()) return {};
-    const Tensor label_HW = read_label(lists_, entry, label_values(entry));
-    check_same_size(entry, H, W, label_HW);
+    const Tensor label_HW = read_classes(entry);
+    check_same_size(entry, H, W, label_HW.size(0), label_HW.size(1));
     return label_HW;
+  }
+
+  // Colours are cached as they are: what they mean may change.
+  Tensor read_classes(const FileEntry& entry) const {
+    if (!lists_.colours.empty() && is_colour_label(entry.label))
+      return map_colours(cache_ ? cached_image(entry.label).pixels : read_image(entry.label), lists_.colours, entry.label);
+    return read_label(lists_, entry, label_values(entry));
   }
 
   Tensor label_values(const FileEntry& entry) const {
@@ -302,17 +313,20 @@ std::vector<FileEntry> read_list(const std::string& list, const std::string& roo
   return entries;
 }
 
-Tensor read_label(const FileLists& lists, const FileEntry& entry, const Tensor& values_HW) {
+const std::array<int16_t, 256>& value_map(const FileLists& lists, const FileEntry& entry) {
   static const std::array<int16_t, 256> kLabelIds = cityscapes_label_ids_to_classes();
-  return map_label(values_HW, entry.label_ids ? kLabelIds : lists.classes.value_to_class, entry.label);
+  return entry.label_ids ? kLabelIds : lists.classes.value_to_class;
 }
 
-void check_same_size(const FileEntry& entry, int64_t H, int64_t W, const Tensor& label_HW) {
-  if (H == label_HW.size(0) && W == label_HW.size(1)) return;
-  throw Error(
-      ErrorKind::kData,
-      str("the label is ", label_HW.size(0), " x ", label_HW.size(1), " (H x W), its image ", entry.image, " is ", H, " x ", W),
-      entry.label, "both must have one size");
+Tensor read_label(const FileLists& lists, const FileEntry& entry, const Tensor& values_HW) {
+  return map_label(values_HW, value_map(lists, entry), entry.label);
+}
+
+void check_same_size(const FileEntry& entry, int64_t H, int64_t W, int64_t label_H, int64_t label_W) {
+  if (H == label_H && W == label_W) return;
+  throw Error(ErrorKind::kData,
+              str("the label is ", label_H, " x ", label_W, " (H x W), its image ", entry.image, " is ", H, " x ", W),
+              entry.label, "both must have one size");
 }
 
 std::vector<Overlap> find_overlaps(const FileLists& lists) {

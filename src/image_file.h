@@ -1,6 +1,7 @@
 // An image file that is read in two steps, so that a crop can be chosen by the image's size before pixels are decoded.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "plain_png.h"
@@ -21,8 +22,9 @@ class ImageFile {
   // Whether read() may give a reduced image.
   bool is_reducible() const { return kind_ == Kind::kJpeg; }
 
-  // At least the pixels of `window`, uint8 RGB. Throws Error(kData) for pixels that cannot be decoded.
-  ImagePart read(const Window& window) const;
+  // At least the pixels of `window`, uint8 RGB. Throws Error(kData) for pixels that cannot be decoded. `warning` (may be null)
+  // gets what the decoder passed over, such as damaged data in the middle of a JPEG; it is left alone where there is nothing.
+  ImagePart read(const Window& window, std::string* warning = nullptr) const;
 
  private:
   enum class Kind { kPlainPng, kJpeg, kOther };
@@ -35,5 +37,8 @@ class ImageFile {
   Tensor whole_;   // of kOther
   int64_t height_ = 0, width_ = 0;
 };
+
+// Says that a label holds a value that is neither a class nor ignored, at which pixel, and which values are.
+std::string bad_value_text(int value, int64_t row, int64_t column, const std::array<int16_t, 256>& value_to_class);
 
 }  // namespace semiseg

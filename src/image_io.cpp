@@ -187,7 +187,8 @@ Tensor to_rgb(const Tensor& pixels_HWC) {
 }
 
 [[noreturn]] void fail_colour(const std::string& path, int channels) {
-  fail(path, str("colour label (", channels, " channels)"), "labels hold one class index per pixel, see data.classes");
+  fail(path, str("colour label (", channels, " channels)"),
+       "labels hold one class index per pixel, or, with data.format: list, the colours of a class file: see data.classes");
 }
 
 [[noreturn]] void fail_depth(const std::string& path, const std::string& depth) {
@@ -299,6 +300,7 @@ class JpegDecoder {
   int64_t left() const { return left_; }
   int64_t rows() const { return bottom_ - top_; }
   int64_t columns() const { return decoder_.output_width; }
+  const char* warning() const { return warning_; }  // "" where there was none
 
   // REQUIRES: start() was true; room for rows() x columns() pixels at `out`.
   bool read(uint8_t* out) {
@@ -320,12 +322,17 @@ class JpegDecoder {
     return true;
   }
   static void on_error(j_common_ptr decoder) { std::longjmp(static_cast<JpegDecoder*>(decoder->client_data)->jump_, 1); }
-  static void on_message(j_common_ptr, int) {}
+  static void on_message(j_common_ptr decoder, int level) {
+    auto* self = static_cast<JpegDecoder*>(decoder->client_data);
+    // Below 0: damaged data. The first such message is kept; those that follow are often its consequences.
+    if (level < 0 && self->warning_[0] == '\0') self->errors_.format_message(decoder, self->warning_);
+  }
 
   std::string_view bytes_;
   jpeg_decompress_struct decoder_{};
   jpeg_error_mgr errors_{};
   std::jmp_buf jump_{};
+  char warning_[JMSG_LENGTH_MAX] = {};
   bool created_ = false;
   int64_t reduction_ = 1;
   int64_t height_ = 0, full_width_ = 0, top_ = 0, bottom_ = 0, left_ = 0;
@@ -366,6 +373,14 @@ std::string ranges_text(Predicate wanted) {
   return text;
 }
 
+std::string encode(const std::string& extension, const cv::Mat& pixels, const std::string& path) {
+  std::vector<uchar> bytes;
+  if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
 std::string bad_value_text(int value, int64_t row, int64_t column, const std::array<int16_t, 256>& value_to_class) {
   const auto is_ignored = [&](int v) { return value_to_class[v] == kIgnore; };
   const auto is_class = [&](int v) { return value_to_class[v] >= 0 && !is_ignored(v); };
@@ -377,14 +392,6 @@ std::string bad_value_text(int value, int64_t row, int64_t column, const std::ar
   return at + "neither " + classes + " nor " + (ignored_count == 1 ? "the ignore index " : "one of the ignored values ") +
          ranges_text(is_ignored);
 }
-
-std::string encode(const std::string& extension, const cv::Mat& pixels, const std::string& path) {
-  std::vector<uchar> bytes;
-  if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
-  return {bytes.begin(), bytes.end()};
-}
-
-}  // namespace
 
 ImageFile::ImageFile(std::string path) : path_(std::move(path)), bytes_(image_bytes(path_)) {
   if (is_png(bytes_)) {
@@ -417,7 +424,7 @@ Tensor ImageFile::decode_whole() const {
   return image_HWC;
 }
 
-ImagePart ImageFile::read(const Window& window) const {
+ImagePart ImageFile::read(const Window& window, std::string* warning) const {
   if (kind_ == Kind::kPlainPng) {
     // A pixel is coded relative to those above and to the left of it: the part begins at the image's first pixel.
     const int64_t rows = std::clamp<int64_t>(window.bottom, 1, height_), columns = std::clamp<int64_t>(window.right, 1, width_);
@@ -428,8 +435,10 @@ ImagePart ImageFile::read(const Window& window) const {
     JpegDecoder decoder(bytes_);
     if (decoder.start(window)) {
       Tensor part_HWC = empty_uint8({decoder.rows(), decoder.columns(), 3});
-      if (decoder.read(part_HWC.data_ptr<uint8_t>()))
+      if (decoder.read(part_HWC.data_ptr<uint8_t>())) {
+        if (warning != nullptr && decoder.warning()[0] != '\0') *warning = decoder.warning();
         return {part_HWC, decoder.full_height(), decoder.full_width(), decoder.top(), decoder.left()};
+      }
     }
   }
   // What the fast decoders refuse is OpenCV's to judge.

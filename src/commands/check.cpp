@@ -1,303 +1,227 @@
 // check: reads every image and label of a data set and says what is wrong with it.
 #include <algorithm>
-#include <array>
 #include <cstdio>
-#include <map>
-#include <mutex>
-#include <optional>
-#include <thread>
-#include <unordered_map>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "commands/command.h"
+#include "data_check.h"
 #include "datasets/file_list.h"
-#include "datasets/parallel.h"
-#include "semiseg/config.h"
-#include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
-#include "semiseg/random.h"
+#include "semiseg/train.h"
+#include "train_parts.h"
 
 namespace semiseg {
 namespace {
 
-using Size = std::pair<int64_t, int64_t>;  // H, W
+using Size = SplitFacts::Size;
 
-// What reading one image and its label gave.
-struct Finding {
-  std::optional<Size> size;
-  std::vector<int64_t> pixels;  // [K]; empty without a readable label
-  int64_t ignored = 0;
-  uint64_t content = 0;  // of the file's bytes; 0 where there is no file
-  bool rotated = false;  // EXIF asks viewers to turn or mirror the image
-  std::vector<std::string> problems;
-};
+constexpr const char* kHeadings[] = {"problems", "warnings", "notes"};  // by Severity
+constexpr size_t kNamed = 200;                                          // files of a kind that are listed
+constexpr Severity kSeverities[] = {Severity::kProblem, Severity::kWarning, Severity::kNote};
 
-// True when the JPEG's EXIF orientation (TIFF tag 0x0112 in APP1) is not the upright one.
-bool is_rotated(std::string_view jpeg) {
-  const auto byte = [&](size_t at) { return at < jpeg.size() ? static_cast<uint8_t>(jpeg[at]) : uint8_t{0}; };
-  for (size_t at = 2; at + 4 <= jpeg.size() && byte(at) == 0xff && byte(at + 1) != 0xda;
-       at += 2 + (byte(at + 2) << 8 | byte(at + 3))) {
-    if (byte(at + 1) != 0xe1 || jpeg.substr(at + 4, 6) != std::string_view("Exif\0\0", 6)) continue;
-    const size_t tiff = at + 10;
-    const bool little = byte(tiff) == 'I';
-    const auto number = [&](size_t where, size_t count) {
-      uint32_t value = 0;
-      for (size_t i = 0; i < count; ++i) value = value << 8 | byte(where + (little ? count - 1 - i : i));
-      return value;
-    };
-    const size_t directory = tiff + number(tiff + 4, 4);
-    for (size_t entry = directory + 2, left = number(directory, 2); left > 0; --left, entry += 12)
-      if (number(entry, 2) == 0x0112) return number(entry + 8, 2) > 1;
-  }
-  return false;
+std::string counted(int64_t count, const std::string& noun) { return str(count, " ", noun, count == 1 ? "" : "s"); }
+
+// --- for the terminal ---
+
+std::string sizes_text(const SplitFacts& split) {
+  const auto text = [](const Size& size) { return str(size.first, " x ", size.second); };
+  if (split.sizes.empty()) return "none readable";
+  if (split.sizes.size() == 1) return text(split.sizes.begin()->first);
+  const auto area = [](const Size& size) { return size.first * size.second; };
+  const auto [least, most] = std::minmax_element(split.sizes.begin(), split.sizes.end(),
+                                                 [&](const auto& a, const auto& b) { return area(a.first) < area(b.first); });
+  const auto common = std::max_element(split.sizes.begin(), split.sizes.end(),
+                                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  return str(text(least->first), " to ", text(most->first), ", most often ", text(common->first), " (", common->second, ")");
 }
 
-void count_label(const Tensor& label_HW, int64_t K, Finding& finding) {
-  finding.pixels.assign(K, 0);
-  const Tensor contiguous = label_HW.contiguous();
-  const uint8_t* label = contiguous.const_data_ptr<uint8_t>();
-  for (int64_t i = 0; i < contiguous.numel(); ++i) {
-    if (label[i] < K)
-      ++finding.pixels[label[i]];
-    else
-      ++finding.ignored;
+std::string stored_text(const SplitFacts& split) {
+  std::vector<std::pair<std::string, int64_t>> kinds(split.stored.begin(), split.stored.end());
+  std::stable_sort(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text;
+  for (const auto& [kind, count] : kinds)
+    text += (text.empty() ? "" : ", ") + kind + (kinds.size() > 1 ? str(" (", count, ")") : "");
+  return text;
+}
+
+void print_lists(const DataReport& report) {
+  std::printf("%-10s %8s   %s\n", "list", "images", "size (H x W), format");
+  for (const Split split : kSplits) {
+    const SplitFacts& facts = report[split];
+    if (facts.images == 0) continue;
+    std::printf("%-10s %8lld   %s, %s\n", split_name(split), static_cast<long long>(facts.images), sizes_text(facts).c_str(),
+                stored_text(facts).c_str());
   }
 }
 
-Finding read_entry(const FileLists& lists, const FileEntry& entry) {
-  Finding finding;
-  const auto attempt = [&](const auto& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      finding.problems.push_back(error.what());
+void print_classes(const DataReport& report) {
+  std::vector<Split> splits;
+  for (const Split split : kSplits)
+    if (report[split].labels > 0) splits.push_back(split);
+  if (splits.empty()) return;
+  std::printf("\n%-16s", "class");
+  for (const Split split : splits)
+    std::printf(" | %9s %16s %7s", "share", (std::string(split_name(split)) + " pixels").c_str(), "images");
+  std::printf("\n");
+  for (int64_t k = 0; k < report.classes.size(); ++k) {
+    std::printf("%-16s", report.classes.names[k].c_str());
+    for (const Split split : splits) {
+      const SplitFacts& facts = report[split];
+      std::printf(" | %8.3f%% %16lld %7lld", 100 * facts.share(k), static_cast<long long>(facts.pixels[k]),
+                  static_cast<long long>(facts.images_of[k]));
     }
-  };
-  Tensor image_HWC, label_HW;
-  attempt([&] {
-    image_HWC = read_image(entry.image);
-    finding.size = Size{image_HWC.size(0), image_HWC.size(1)};
-    const std::string bytes = read_file(entry.image);
-    finding.content = hash_name(bytes);
-    finding.rotated = bytes.rfind("\xff\xd8", 0) == 0 && is_rotated(bytes);
-  });
-  if (entry.label.empty()) return finding;
-  attempt([&] {
-    label_HW = read_label(lists, entry, read_label_values(entry.label));
-    count_label(label_HW, lists.classes.size(), finding);
-  });
-  if (image_HWC.defined() && label_HW.defined())
-    attempt([&] { check_same_size(entry, image_HWC.size(0), image_HWC.size(1), label_HW); });
-  return finding;
-}
-
-// The findings of one split.
-struct SplitReport {
-  std::vector<std::string> ids;
-  std::vector<Finding> findings;
-};
-
-class Check {
- public:
-  explicit Check(const Config& config) : config_(config) {}
-
-  int run() {
-    read();
-    print_sizes();
-    print_classes();
-    print_overlaps();
-    print_rotated();
-    if (broken_.empty()) {
-      std::printf("\nno broken files\n");
-      return 0;
-    }
-    std::printf("\nbroken:\n");
-    for (const std::string& problem : broken_) std::printf("  %s\n", problem.c_str());
-    std::fflush(stdout);
-    throw Error(ErrorKind::kData, str(broken_.size(), broken_.size() == 1 ? " problem" : " problems", " found in the data"),
-                config_.file, "the first: " + broken_.front());
-  }
-
- private:
-  void read() {
-    if (file_formats().contains(config_.data.format)) {
-      lists_ = file_formats().at(config_.data.format)(config_, [&](const Error& error) { broken_.push_back(error.what()); });
-      classes_ = lists_.classes;
-      for (const Split split : kSplits)
-        read_split(
-            split, static_cast<int64_t>(lists_[split].size()), [&](int64_t i) { return lists_[split][i].id; },
-            [&](int64_t i) { return read_entry(lists_, lists_[split][i]); });
-      return;
-    }
-    const std::unique_ptr<Dataset> data = open_dataset(config_);
-    classes_ = data->classes();
-    for (const Split split : kSplits)
-      read_split(
-          split, data->size(split), [&](int64_t i) { return data->id(split, i); },
-          [&](int64_t i) {
-            Finding finding;
-            const Sample sample = data->get(split, i);
-            finding.size = Size{sample.image_HWC.size(0), sample.image_HWC.size(1)};
-            if (sample.label_HW.defined()) count_label(sample.label_HW, classes_.size(), finding);
-            return finding;
-          });
-  }
-
-  template <class Id, class Read>
-  void read_split(Split split, int64_t count, const Id& id, const Read& read_one) {
-    SplitReport& report = of(split);
-    report.findings.resize(count);
-    for (int64_t i = 0; i < count; ++i) report.ids.push_back(id(i));
-    std::mutex mutex;
-    int64_t done = 0;
-    for_each_index(count, std::thread::hardware_concurrency(), [&](int64_t index, int64_t) {
-      report.findings[index] = read_one(index);
-      const std::lock_guard lock(mutex);
-      show_status(str("reading ", split_name(split), ": ", ++done, " of ", count));
-    });
-    show_status("");
-    for (const Finding& finding : report.findings)
-      broken_.insert(broken_.end(), finding.problems.begin(), finding.problems.end());
-  }
-
-  void print_sizes() const {
-    for (const Split split : kSplits) {
-      std::map<Size, int64_t> sizes;
-      for (const Finding& finding : of(split).findings)
-        if (finding.size) ++sizes[*finding.size];
-      std::printf("%-10s %zu images", split_name(split), of(split).findings.size());
-      if (!sizes.empty()) {
-        const auto by_area = [](const auto& a, const auto& b) {
-          return a.first.first * a.first.second < b.first.first * b.first.second;
-        };
-        const auto [least, most] = std::minmax_element(sizes.begin(), sizes.end(), by_area);
-        const auto common =
-            std::max_element(sizes.begin(), sizes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-        const auto text = [](const Size& size) { return str(size.first, " x ", size.second); };
-        if (sizes.size() == 1)
-          std::printf(", all %s (H x W)", text(common->first).c_str());
-        else
-          std::printf(", from %s to %s (H x W), most often %s (%lld images)", text(least->first).c_str(),
-                      text(most->first).c_str(), text(common->first).c_str(), static_cast<long long>(common->second));
-      }
-      std::printf("\n");
-    }
-  }
-
-  struct ClassTotals {
-    std::vector<int64_t> pixels, images;
-    int64_t counted = 0, ignored = 0;
-  };
-
-  ClassTotals totals(Split split) const {
-    ClassTotals totals{std::vector<int64_t>(classes_.size()), std::vector<int64_t>(classes_.size()), 0, 0};
-    for (const Finding& finding : of(split).findings) {
-      for (size_t k = 0; k < finding.pixels.size(); ++k) {
-        totals.pixels[k] += finding.pixels[k];
-        totals.images[k] += finding.pixels[k] > 0;
-        totals.counted += finding.pixels[k];
-      }
-      totals.ignored += finding.ignored;
-    }
-    return totals;
-  }
-
-  void print_classes() const {
-    const std::array<Split, 2> splits{Split::kLabeled, Split::kVal};
-    const std::array<ClassTotals, 2> totals_of{totals(Split::kLabeled), totals(Split::kVal)};
-    std::printf("\n%-16s", "class");
-    for (const Split split : splits)
-      std::printf(" | %14s %8s %7s", (std::string(split_name(split)) + " pixels").c_str(), "share", "images");
     std::printf("\n");
-    const auto share = [](int64_t part, int64_t whole) {
-      return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0;
-    };
-    for (int64_t k = 0; k < classes_.size(); ++k) {
-      std::printf("%-16s", classes_.names[k].c_str());
-      for (const ClassTotals& t : totals_of)
-        std::printf(" | %14lld %7.3f%% %7lld", static_cast<long long>(t.pixels[k]), share(t.pixels[k], t.counted),
-                    static_cast<long long>(t.images[k]));
-      std::printf("\n");
-    }
-    std::printf("%-16s", "ignored");
-    for (const ClassTotals& t : totals_of)
-      std::printf(" | %14lld %7.3f%% %7s", static_cast<long long>(t.ignored), share(t.ignored, t.counted + t.ignored), "");
-    std::printf("   (share of all pixels)\n");
-
-    for (size_t i = 0; i < splits.size(); ++i) {
-      if (of(splits[i]).findings.empty()) continue;
-      std::string missing;
-      for (int64_t k = 0; k < classes_.size(); ++k)
-        if (totals_of[i].pixels[k] == 0) missing += (missing.empty() ? "" : ", ") + classes_.names[k];
-      if (!missing.empty()) std::printf("warning: no %s pixels of: %s\n", split_name(splits[i]), missing.c_str());
-    }
   }
+  std::printf("%-16s", "ignored");
+  for (const Split split : splits) {
+    const SplitFacts& facts = report[split];
+    const double all = static_cast<double>(facts.ignored + facts.counted());
+    std::printf(" | %8.3f%% %16lld %7s", all > 0 ? 100 * static_cast<double>(facts.ignored) / all : 0,
+                static_cast<long long>(facts.ignored), "");
+  }
+  std::printf("   (share of all pixels)\n");
+}
 
-  // By path, and by content: the same picture under two names.
-  void print_overlaps() const {
-    for (const Overlap& overlap : find_overlaps(lists_)) std::printf("warning: %s\n", overlap_text(overlap).c_str());
-    std::unordered_map<uint64_t, std::pair<Split, int64_t>> first;
-    std::map<std::pair<Split, Split>, std::pair<int64_t, std::string>> copies;  // how many, and an example
-    for (const Split split : kSplits) {
-      for (size_t i = 0; i < of(split).findings.size(); ++i) {
-        const uint64_t content = of(split).findings[i].content;
-        if (content == 0) continue;
-        const auto [seen, is_new] = first.emplace(content, std::pair{split, static_cast<int64_t>(i)});
-        if (is_new) continue;
-        const std::string& original = of(seen->second.first).ids[seen->second.second];
-        if (original == of(split).ids[i]) continue;  // an overlap by path
-        auto& [count, example] = copies[{seen->second.first, split}];
-        if (count++ == 0) example = original + " and " + of(split).ids[i];
+// Findings that are alike are told in full up to a number, the others by their files.
+void print_findings(const DataReport& report, Severity severity) {
+  constexpr int64_t kInFull = 10;
+  std::vector<std::string> kinds;
+  std::map<std::string, std::vector<const Finding*>> of_kind;
+  for (const Finding& finding : report.findings) {
+    if (finding.severity != severity) continue;
+    if (of_kind[finding.kind].empty()) kinds.push_back(finding.kind);
+    of_kind[finding.kind].push_back(&finding);
+  }
+  if (kinds.empty()) return;
+  std::printf("\n%s\n", kHeadings[static_cast<size_t>(severity)]);
+  const auto print_names = [](const std::vector<std::string>& names) {
+    for (size_t i = 0; i < std::min(names.size(), kNamed); ++i) std::printf("      %s\n", names[i].c_str());
+    if (names.size() > kNamed) std::printf("      and %zu more; --json FILE names all\n", names.size() - kNamed);
+  };
+  for (const std::string& kind : kinds) {
+    std::set<std::string> others;
+    int64_t shown = 0;
+    for (const Finding* finding : of_kind.at(kind)) {
+      if (shown++ < kInFull) {
+        std::printf("  %s\n", finding->message.c_str());
+        if (finding->files.size() > 1) print_names(finding->files);
+      } else {
+        others.insert(finding->files.begin(), finding->files.end());
       }
     }
-    for (const auto& [splits, found] : copies) {
-      const std::string where = splits.first == splits.second
-                                    ? str("within ", split_name(splits.first))
-                                    : str("between ", split_name(splits.first), " and ", split_name(splits.second));
-      std::printf("warning: the same image under two names, %s: %lld times, such as %s\n", where.c_str(),
-                  static_cast<long long>(found.first), found.second.c_str());
+    if (!others.empty()) {
+      std::printf("    and %s of this kind:\n", counted(shown - kInFull, "more problem").c_str());
+      print_names({others.begin(), others.end()});
     }
   }
+}
 
-  void print_rotated() const {
-    int64_t count = 0;
-    std::string example;
-    for (const Split split : kSplits)
-      for (size_t i = 0; i < of(split).findings.size(); ++i)
-        if (of(split).findings[i].rotated && count++ == 0) example = of(split).ids[i];
-    if (count > 0)
-      std::printf(
-          "note: %lld images ask to be shown rotated (EXIF), such as %s; their pixels are used as stored, and so must be the "
-          "label's\n",
-          static_cast<long long>(count), example.c_str());
+std::string verdict(const DataReport& report) {
+  const int64_t problems = report.count(Severity::kProblem), warnings = report.count(Severity::kWarning);
+  if (problems + warnings == 0) return "ok";
+  return counted(problems, "problem") + ", " + counted(warnings, "warning");
+}
+
+// --- for programs ---
+
+nlohmann::ordered_json json_of(const SplitFacts& split, const ClassSet& classes) {
+  nlohmann::ordered_json json = {{"images", split.images}, {"labels", split.labels}};
+  json["sizes"] = nlohmann::ordered_json::array();
+  for (const auto& [size, images] : split.sizes)
+    json["sizes"].push_back({{"height", size.first}, {"width", size.second}, {"images", images}});
+  json["formats"] = nlohmann::ordered_json::object();
+  for (const auto& [kind, images] : split.stored) json["formats"][kind] = images;
+  if (split.labels == 0) return json;
+  json["classes"] = nlohmann::ordered_json::array();
+  for (int64_t k = 0; k < classes.size(); ++k)
+    json["classes"].push_back(
+        {{"name", classes.names[k]}, {"pixels", split.pixels[k]}, {"share", split.share(k)}, {"images", split.images_of[k]}});
+  json["ignored_pixels"] = split.ignored;
+  return json;
+}
+
+std::string json_of(const DataReport& report) {
+  nlohmann::ordered_json json;
+  const int64_t problems = report.count(Severity::kProblem), warnings = report.count(Severity::kWarning);
+  json["verdict"] = problems > 0 ? "broken" : warnings > 0 ? "warnings" : "ok";
+  for (const Severity severity : kSeverities) {
+    auto& list = json[kHeadings[static_cast<size_t>(severity)]] = nlohmann::ordered_json::array();
+    for (const Finding& finding : report.findings)
+      if (finding.severity == severity)
+        list.push_back({{"kind", finding.kind}, {"message", finding.message}, {"files", finding.files}});
   }
-
-  SplitReport& of(Split split) { return reports_[static_cast<size_t>(split)]; }
-  const SplitReport& of(Split split) const { return reports_[static_cast<size_t>(split)]; }
-
-  const Config& config_;
-  FileLists lists_;
-  ClassSet classes_;
-  std::array<SplitReport, 3> reports_;
-  std::vector<std::string> broken_;
-};
+  for (const Split split : kSplits) json["lists"][split_name(split)] = json_of(report[split], report.classes);
+  // Names of files are bytes, not always UTF-8.
+  return json.dump(2, ' ', /*ensure_ascii=*/false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
 
 int run(const Arguments& arguments) {
   const Config config = load_config(arguments.positional.at(0), arguments.overrides);
-  return Check(config).run();
+  install_signal_handlers();
+  FactsCache cache(facts_path(config.data.root), arguments.has("fresh"));
+  const Stopwatch watch;
+  double shown = 0;
+  const DataReport report = check_data(
+      config, cache,
+      [&](int64_t done, int64_t total) {
+        constexpr double kEvery = 0.1;  // seconds
+        const double now = watch.seconds();
+        if (now - shown < kEvery) return;
+        shown = now;
+        show_status(format("reading image %lld of %lld, %.0f images/s, %.0f s left", static_cast<long long>(done),
+                           static_cast<long long>(total), static_cast<double>(done) / now,
+                           now / static_cast<double>(done) * static_cast<double>(total - done)));
+      },
+      [] { return stop_signal() != 0; });
+  show_status("");
+  try {
+    cache.save();
+  } catch (const Error& error) {
+    log_warning(str("what was read is not kept for the next check: ", error.what()));
+  }
+  if (report.stopped) {
+    log_info(str("stopped; ", cache.read(), " files read",
+                 cache.path().empty() ? "" : ", which the next check need not read again"));
+    return 128 + stop_signal();
+  }
+
+  print_lists(report);
+  print_classes(report);
+  for (const Severity severity : kSeverities) print_findings(report, severity);
+  const std::string seconds = format("%.1f s", watch.seconds());
+  std::printf(
+      "\nverdict: %s  (%s in %s%s)\n", verdict(report).c_str(), counted(report.files, "file").c_str(), seconds.c_str(),
+      cache.found() == 0 ? "" : str(": ", cache.found(), " known from an earlier check, ", cache.read(), " read").c_str());
+  std::fflush(stdout);
+  if (arguments.has("json")) write_file(arguments.get("json"), json_of(report));
+  const int64_t problems = report.count(Severity::kProblem);
+  if (problems > 0)
+    throw Error(ErrorKind::kData, counted(problems, "problem") + " found in the data", config.file,
+                "the first: " + report.findings.front().message);
+  return 0;
 }
 
 const bool kRegistered = add_command({
-    "check",
-    "CONFIG.yaml [key=value ...]",
-    "reads every image and label; reports sizes, classes, overlaps and broken files",
-    "Nothing is changed. Exits with 3 when anything is broken.\n\n"
-    "  semiseg check configs/cityscapes/supervised.yaml data.root=/data/cityscapes",
-    {},
-    1,
-    1,
-    run,
+    .name = "check",
+    .synopsis = "CONFIG.yaml [key=value ...]",
+    .summary = "reads every image and label; reports sizes, classes, copies, leaks and broken files",
+    .details =
+        R"(Nothing is changed. Exits with 3 when something is broken: a file that cannot be read in full, a label value that is no class, an
+image and a label of two sizes. Warnings are for data that can be trained on, but probably not as meant: validation images among the
+training ones, classes without pixels, images that show nothing. What was read is kept in ~/.cache/semiseg (or XDG_CACHE_HOME), so
+that the next check reads only files whose size or time of change is another.
+
+examples:
+  semiseg check configs/cityscapes/supervised.yaml data.root=/data/cityscapes
+  semiseg check my.yaml data.workers=16 --json check.json)",
+    .flags = {{"json", "FILE", "write the report as JSON, with every file"},
+              {"fresh", "", "read everything, whatever is kept of the last check"}},
+    .min_positional = 1,
+    .max_positional = 1,
+    .run = run,
 });
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "colour_labels.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/registry.h"
@@ -22,6 +23,7 @@ struct FileEntry {
 
 struct FileLists {
   ClassSet classes;
+  ColourMap colours;  // of labels that are pictures; empty where the format has none
   std::array<std::vector<FileEntry>, 3> of_split;
 
   std::vector<FileEntry>& operator[](Split split) { return of_split[static_cast<size_t>(split)]; }
@@ -53,10 +55,12 @@ std::vector<FileEntry> read_list(
 
 bool is_file(const std::string& path);
 
+// What the values in an entry's label file stand for, as ClassSet::value_to_class says it.
+const std::array<int16_t, 256>& value_map(const FileLists& lists, const FileEntry& entry);
 // The label of an entry as classes, from the values in its file. Throws Error(kData).
 Tensor read_label(const FileLists& lists, const FileEntry& entry, const Tensor& values_HW);
-// Throws Error(kData) naming both files and sizes where the image is not H x W as the label is.
-void check_same_size(const FileEntry& entry, int64_t H, int64_t W, const Tensor& label_HW);
+// Throws Error(kData) naming both files and sizes where the image is not of its label's size.
+void check_same_size(const FileEntry& entry, int64_t H, int64_t W, int64_t label_H, int64_t label_W);
 
 // Images that two splits share, by path.
 struct Overlap {

@@ -11,6 +11,7 @@ FileLists list_files(const Config& config, const OnProblem& on_problem) {
                 "name a preset (camvid, cityscapes) or a YAML file");
   FileLists lists;
   lists.classes = load_classes(data.classes, data.ignore_index);
+  lists.colours = load_colours(data.classes);
   const std::string* const names[] = {&data.labeled, &data.unlabeled, &data.val};
   for (const Split split : kSplits) {
     const std::string& list = *names[static_cast<size_t>(split)];

@@ -261,7 +261,8 @@ TEST_F(ImageIoTest, WhatIsNoLabel) {
       {put("deep.png", encoded(".png", cv::Mat(2, 2, CV_16UC1, cv::Scalar(5)))), "16-bit label; save it with 8 bits"},
       {put("deep.tif", encoded(".tif", cv::Mat(2, 2, CV_16UC1, cv::Scalar(5)))), "16-bit label; save it with 8 bits"},
       {put("rgb.png", encoded(".png", noise(2, 2, CV_8UC3))),
-       "colour label (3 channels); labels hold one class index per pixel, see data.classes"},
+       "colour label (3 channels); labels hold one class index per pixel, or, with data.format: list, the "
+       "colours of a class file"},
       {put("rgba.png", encoded(".png", noise(2, 2, CV_8UC4))), "colour label (4 channels)"},
       {put_png("grey_alpha.png", 1, 1, 8, PNG_COLOR_TYPE_GRAY_ALPHA, {{1, 255}}), "colour label (2 channels)"},
       {put("rgb.bmp", encoded(".bmp", noise(2, 2, CV_8UC3))), "colour label (3 channels)"},
