@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "observers.h"
+#include "preflight.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/files.h"
@@ -48,11 +49,8 @@ void update(const Config& config, torch::Device device, const Progress& progress
 }
 
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
-  const torch::Device device = resolve_device(config.run.device);
-  const bool bf16 = resolve_bf16(config.run.precision, device);
-  config.run.precision = bf16 ? "bf16" : "fp32";  // a resumed run must not choose again
-  prefer_deterministic_kernels(config.run.deterministic, device);
-  use_fused_ops(config.ops.fused);
+  const torch::Device device = prepare_device(&config);  // a resumed run must not choose its precision again
+  const bool bf16 = config.run.precision == "bf16";
   log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
 
   // Data. Labels of the unlabelled list are never read; those of the others are all read once, so that a broken one is found
@@ -82,6 +80,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   if (from) restore(*from, *method, optimizer);
   for (auto& [name, sum] : state.epoch_sums) sum = sum.to(device);
   if (from) warn_of_other_hardware(*from, device);
+  warn_of_full_disk(folder.dir(), config, *method, optimizer);
 
   folder.open(config, data->classes(), state, device, bf16);
   report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});

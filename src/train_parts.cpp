@@ -41,11 +41,19 @@ std::string join(const std::vector<std::string>& words, size_t most) {
 
 }  // namespace
 
-ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state) {
+torch::Device prepare_device(Config* config) {
+  const torch::Device device = resolve_device(config->run.device);
+  config->run.precision = resolve_bf16(config->run.precision, device) ? "bf16" : "fp32";
+  prefer_deterministic_kernels(config->run.deterministic, device);
+  use_fused_ops(config->ops.fused);
+  return device;
+}
+
+ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state, ClassCounts* val) {
   state->data_fingerprint = fingerprint(data);
   const Stopwatch watch;
   const ClassCounts counts = count_classes(data, Split::kLabeled, config.data.workers);
-  const ClassCounts val_counts = count_classes(data, Split::kVal, config.data.workers);
+  ClassCounts val_counts = count_classes(data, Split::kVal, config.data.workers);
   if (std::accumulate(val_counts.pixels.begin(), val_counts.pixels.end(), int64_t{0}) == 0)
     throw Error(ErrorKind::kData, "there is no labelled validation pixel, so no score can be given", "data.val",
                 "name a list of images and labels");
@@ -78,6 +86,7 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
   for (int64_t c = 0; c < K; ++c)
     if (counts.pixels[c] == 0)
       log_warning("class \"" + data.classes().names[c] + "\" has no labelled pixel; the network cannot learn it");
+  if (val != nullptr) *val = std::move(val_counts);
   return counts;
 }
 

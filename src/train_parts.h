@@ -20,9 +20,13 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+// The device that config.run names, with the kernels the config asks for; config.run.precision becomes bf16 or fp32.
+torch::Device prepare_device(Config* config);
+
 // Reads the labels of the labelled and the validation list, prints the share of each class with its weight in the loss, and
-// stores weights and the data's fingerprint in the state. Throws Error(kData) for a label that cannot be used.
-ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state);
+// stores weights and the data's fingerprint in the state. Returns the counts of the labelled list; those of the other go to
+// `val` where it is given. Throws Error(kData) for a label that cannot be used.
+ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state, ClassCounts* val = nullptr);
 
 // Throws Error(kData) when the lists are not those that the checkpoint was trained on.
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data);

@@ -5,12 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "batch_size.h"
 #include "commands/command.h"
 #include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
-#include "train_parts.h"
+#include "trial.h"
 
 // Times a training step in two ways: as training runs it, data included, with one look at the clock before the first and after
 // the last step; and by its parts, on a batch that lies ready, where each part waits for the device. Both run train.cpp's
@@ -66,21 +67,6 @@ Peak measure_peak(torch::Device device, bool bf16) {
   return peak;
 }
 
-// One validation image, held in memory, so that evaluating it is not reading it.
-class OneImage : public Dataset {
- public:
-  explicit OneImage(const Dataset& data) : data_(data), sample_(data.get(Split::kVal, 0)) {}
-  int64_t size(Split) const override { return 1; }
-  Sample get(Split, int64_t) const override { return sample_; }
-  Tensor label(Split, int64_t) const override { return sample_.label_HW; }
-  std::string id(Split, int64_t) const override { return sample_.id; }
-  const ClassSet& classes() const override { return data_.classes(); }
-
- private:
-  const Dataset& data_;
-  Sample sample_;
-};
-
 // The operators that take the most time in `step`, one a line.
 template <class Step>
 std::string operator_table(const Step& step) {
@@ -117,80 +103,54 @@ int run(const Arguments& arguments) {
   constexpr int64_t kWarmUp = 2, kEvaluations = 5;
   const int64_t steps = steps_of(arguments);
   Config config = load_config(arguments.positional[0], arguments.overrides);
-  use_fused_ops(config.ops.fused);
-  const torch::Device device = resolve_device(config.run.device);
-  const bool bf16 = resolve_bf16(config.run.precision, device);
-  config.run.precision = bf16 ? "bf16" : "fp32";
-  prefer_deterministic_kernels(config.run.deterministic, device);
+  if (config.optim.batch == "auto") choose_batch(&config);
+  const torch::Device device = prepare_device(&config);
+  const bool bf16 = config.run.precision == "bf16";
   const auto data = open_dataset(config);
   TrainState state;
   const ClassCounts counts = count_and_weigh(*data, config, &state);
-  const auto method = make_method(config, state, data->classes().size(), /*resumed=*/false, device);
-  Optimizer optimizer(method->trained(), config.optim);
-  const BatchNeeds needs = method->needs();
-  const LoaderOptions options = loader_options(config, needs, device, counts);
-  const int64_t accumulate = config.optim.accumulate;
-  const double images =
-      static_cast<double>(accumulate * (options.batch_labeled + (needs.unlabeled ? options.batch_unlabeled : 0)));
-  log_info(str(config.model.backbone, " ", config.model.decoder, ", ", config.semi.method, ", crop ", options.view.crop_H, "x",
-               options.view.crop_W, ", ", images, " images a step, ", describe_device(device), ", ", config.run.precision));
-
-  Progress progress{0, 1000, 100};
-  const auto step = [&](const std::vector<TrainBatch>& batches) {
-    update(config, device, progress, batches, *method, optimizer, &state.epoch_sums);
-    progress.step = (progress.step + 1) % progress.total_steps;
-  };
-  int64_t loaded = 0;
-  const auto load = [&](Loader& loader) {
-    std::vector<TrainBatch> batches;
-    for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(loaded++));
-    return batches;
-  };
+  Trial trial(config, *data, state, counts, device);
+  const double images = trial.images_per_step();
+  log_info(str(config.model.backbone, " ", config.model.decoder, ", ", config.semi.method, ", crop ", config.data.crop[0], "x",
+               config.data.crop[1], ", ", images, " images a step, ", describe_device(device), ", ", config.run.precision));
 
   // As training runs it.
-  auto loader = std::make_unique<Loader>(*data, options);
   double flop = 0;
   {
     const FlopCounter counter;
-    step(load(*loader));
+    trial.step(trial.load());
     wait_for(device);
     flop = counter.flop();
   }
-  for (int64_t i = 0; i < kWarmUp; ++i) step(load(*loader));
-  loader->take_wait_seconds();
-  wait_for(device);
-  const Stopwatch watch;
-  for (int64_t i = 0; i < steps; ++i) step(load(*loader));
-  wait_for(device);
-  const double step_ms = 1000 * watch.seconds() / static_cast<double>(steps);
-  const double data_wait_ms = 1000 * loader->take_wait_seconds() / static_cast<double>(steps);
+  trial.time_steps(kWarmUp);
+  const Trial::Times times = trial.time_steps(steps);
+  const double step_ms = 1000 * times.step, data_wait_ms = 1000 * times.data_wait;
   const double memory_mb = peak_memory_mb(device);
-  require_finite_loss(state);
+  trial.require_finite();
 
   // Its parts. What is left of the networks' passes in a method's step is labelling, mixing and losses.
-  const auto batches = load(*loader);
-  loader.reset();
+  const auto batches = trial.load();
+  trial.stop_loading();
   std::map<std::string, std::vector<double>> part_ms;
   const double without_data_ms = median_ms(device, steps, [&] {
     const ScopeTimer timer(device);
-    step(batches);
+    trial.step(batches);
     const double network = timer.seconds(kNetworkScope);
     part_ms["forward"].push_back(1000 * network);
     part_ms["loss"].push_back(1000 * (timer.seconds(kForwardAndLossScope) - network));
     part_ms["backward"].push_back(1000 * timer.seconds(kBackwardScope));
     part_ms["optimizer"].push_back(1000 * timer.seconds(kOptimizerScope));
   });
-  if (arguments.has("operators")) log_info(operator_table([&] { step(batches); }));
+  if (arguments.has("operators")) log_info(operator_table([&] { trial.step(batches); }));
 
-  loader = std::make_unique<Loader>(*data, options);
-  const double load_ms = median_ms(device, steps, [&] { load(*loader); });
-  loader.reset();
+  const double load_ms = median_ms(device, steps, [&] { trial.load(); });
+  trial.stop_loading();
 
-  const OneImage image(*data);
+  const OneImage image(*data, 0);
   EvalOptions eval_options = make_eval_options(config, device, bf16);
   eval_options.workers = 0;
   const double evaluation_ms = median_ms(device, std::min(steps, kEvaluations),
-                                         [&] { evaluate(method->predictor(), image, Split::kVal, eval_options); });
+                                         [&] { evaluate(trial.method().predictor(), image, Split::kVal, eval_options); });
   const Peak peak = measure_peak(device, bf16);
 
   nlohmann::ordered_json json;

@@ -3,8 +3,10 @@
 #include <charconv>
 #include <csignal>
 
+#include "batch_size.h"
 #include "commands/command.h"
 #include "commands/failure.h"
+#include "preflight.h"
 #include "self_training.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -38,6 +40,8 @@ int run(const Arguments& arguments) {
     throw Error(ErrorKind::kConfig, resume ? "--resume takes its config from the run folder" : "a config file is missing", "",
                 "usage: semiseg train CONFIG.yaml, or semiseg train --resume RUN");
   if (!resume && arguments.has("extend")) throw Error(ErrorKind::kConfig, "--extend goes with --resume", "");
+  if (resume && arguments.has("dry-run"))
+    throw Error(ErrorKind::kConfig, "--dry-run goes with a config, not with --resume", "");
   install_signal_handlers();
 
   std::optional<Checkpoint> from;
@@ -60,6 +64,8 @@ int run(const Arguments& arguments) {
   } else {
     config = load_config(arguments.positional[0], arguments.overrides);
     folder = RunFolder::fresh(config);
+    if (config.optim.batch == "auto" && !choose_batch(&config)) return 128 + stop_signal();
+    if (arguments.has("dry-run")) return dry_run(config) ? 0 : 128 + stop_signal();
   }
 
   Reporters report;
@@ -105,6 +111,8 @@ const bool kRegistered = add_command({
   semiseg train configs/synthetic/demo.yaml
   semiseg train configs/camvid/fixmatch.yaml data.root=/data/camvid model.weights=resnet50.pth run.name=first
   semiseg train configs/cityscapes/fixmatch.yaml data.root=/data/cityscapes data.labeled=1/8 seed=1
+  semiseg train configs/camvid/fixmatch.yaml data.root=/data/camvid --dry-run     time, memory and disk; writes nothing
+  semiseg train my.yaml optim.batch=auto            with the largest batch that fits into memory
   semiseg train --resume runs/first                 exactly where its newest checkpoint stopped
   semiseg train --resume runs/first --extend 20     20 epochs more
 
@@ -114,7 +122,9 @@ On --resume, run.device, data.workers and report.* may change; results do not de
 semi.method: self_training is a chain of three trainings, RUN/stage1 to stage3, with pseudo-labels written in between.
 optim.epochs or optim.steps is the length of each; epochs and steps in RUN are counted through; --resume RUN goes on in
 whichever stage was stopped.)",
-    .flags = {{"resume", "RUN", "go on with this run folder"}, {"extend", "EPOCHS", "with --resume: add epochs"}},
+    .flags = {{"resume", "RUN", "go on with this run folder"},
+              {"extend", "EPOCHS", "with --resume: add epochs"},
+              {"dry-run", "", "a few updates and an evaluation, then what the run will take; writes nothing"}},
     .min_positional = 0,
     .max_positional = 1,
     .run = run,

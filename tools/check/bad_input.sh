@@ -10,6 +10,7 @@ only=${1:-}
 semiseg=$(realpath "${SEMISEG:-build/semiseg}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export XDG_CACHE_HOME=$work/cache  # what check keeps
 passed=0 failed=0
 
 # --- the data: eight small images with labels, then one broken file of each kind ---
@@ -62,10 +63,12 @@ image(work / "images/tall.png", 1, height=H + 32)
 png(work / "labels/range.png", label_rows((5, 9, 7)), 8, 0)
 png(work / "labels/deep.png", [bytes(b for x in range(W) for b in (0, x * K // W)) for _ in range(H)], 16, 0)
 png(work / "labels/colour.png", [bytes(b for x in range(W) for b in (128, 64, 128)) for _ in range(H)], 8, 2)
+png(work / "labels/other_colour.png", [bytes(b for x in range(W) for b in (129, 64, 128)) for _ in range(H)], 8, 2)
 png(work / "labels/palette.png", label_rows(), 8, 3, palette=bytes((128, 64, 128, 70, 70, 70, 220, 20, 60)))
 
 (work / "classes.yaml").write_text("classes:\n  - {name: road}\n  - {name: building}\n  - {name: person}\n")
 (work / "classes2.yaml").write_text("classes:\n  - {name: road}\n  - {name: building}\n  - {name: person}\n  - {name: sky}\n")
+(work / "colours.yaml").write_text("classes:\n  - {name: road, colour: [128, 64, 128]}\n  - {name: building}\n  - {name: person}\n")
 (work / "classes_twice.yaml").write_text("classes:\n  - {name: road, id: 0}\n  - {name: building, id: 0}\n")
 
 def lines(name, *rows, newline="\n"):
@@ -87,6 +90,7 @@ for name, row in {
         "cut_png": "images/cut.png labels/3.png", "cut_jpg": "images/cut.jpg labels/3.png", "text": "images/text.png labels/3.png",
         "nothing": "images/nothing.png labels/3.png", "tall": "images/tall.png labels/3.png", "cut_label": "images/3.png labels/cut.png",
         "range": "images/3.png labels/range.png", "deep": "images/3.png labels/deep.png", "colour": "images/3.png labels/colour.png",
+        "other_colour": "images/3.png labels/other_colour.png", "folder": "images labels/3.png",
         "lossy": "images/3.png labels/lossy.jpg"}.items():
     lines(f"{name}.txt", *pairs[:3], row)
 
@@ -236,8 +240,15 @@ list "truncated label" labels/cut.png cut_label
 list "label value out of range" labels/range.png range
 list "16-bit label" labels/deep.png deep
 list "colour label" labels/colour.png colour
+train "colour of no class" 3 other_colour.png data.classes="$work/colours.yaml" data.labeled=other_colour.txt
 list "lossy label" labels/lossy.jpg lossy
+list "folder instead of an image" folder.txt folder
+for broken in cut_png cut_jpg text nothing tall cut_label range deep colour lossy no_image no_label folder; do
+  kind "check: $broken" 3 problem check "$work/good.yaml" data.labeled=$broken.txt
+done
 kind "check finds a bad label" 3 range.png check "$work/good.yaml" data.labeled=range.txt
+kind "dry run of broken data" 3 cut.png train "$work/good.yaml" --dry-run data.labeled=cut_png.txt optim.batch_labeled=4
+kind "dry run of a run" 2 dry-run train --resume "$work/run" --dry-run
 kind "data folder missing" 3 nowhere train "$work/city.yaml" data.root="$work/nowhere"
 kind "Cityscapes without gtFine" 3 gtFine train "$work/city.yaml" data.root="$work/city_without_labels"
 
@@ -267,5 +278,8 @@ good "Windows line ends" windows
 good "blank lines" blank
 good "absolute and relative paths" absolute
 good "palette label" palette
+kind "colours of a class file" 0 "" check "$work/good.yaml" data.labeled=colour.txt data.classes="$work/colours.yaml"
+kind "dry run" 0 "" train "$work/good.yaml" --dry-run run.dir="$work/new"
+[[ ! -e $work/new ]] || { echo "  FAILED: the dry run left a folder"; failed=$((failed + 1)); }
 echo "$passed passed, $failed failed"
 ((failed == 0 && passed > 0))
