@@ -36,9 +36,9 @@ ClassSet classes_in(const std::string& environment) {
 
 }  // namespace
 
-RunRecord read_run(const std::string& dir) {
+RunRecord read_run(const std::string& dir, bool may_be_young) {
   const std::string path = dir + "/metrics.jsonl";
-  if (!fs::is_regular_file(path))
+  if (!fs::is_regular_file(path) && !may_be_young)
     throw Error(ErrorKind::kData, "no epoch of this run is finished: there is no such file", path,
                 "give a run folder of `semiseg train`");
   RunRecord run;
@@ -46,7 +46,7 @@ RunRecord read_run(const std::string& dir) {
   if (const std::string before = dir + "/before_training.json"; fs::is_regular_file(before))
     run.history.push_back(record_of(read_file(before), before));
   const size_t untrained = run.history.size();
-  const std::string text = read_file(path);
+  const std::string text = text_of(path);
   int line = 0;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
@@ -55,7 +55,8 @@ RunRecord read_run(const std::string& dir) {
     ++line;
     if (record.find_first_not_of(" \r\t") != std::string::npos) run.history.push_back(record_of(record, str(path, ":", line)));
   }
-  if (run.history.size() == untrained) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", path);
+  if (run.history.size() == untrained && !may_be_young)
+    throw Error(ErrorKind::kData, "no epoch of this run is finished yet", path);
 
   run.environment = text_of(dir + "/environment.json");
   run.status = text_of(dir + "/status.json");

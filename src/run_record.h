@@ -22,7 +22,7 @@ struct RunRecord {
   std::vector<std::string> notes;  // what the reader should know, such as why there is no config
 };
 
-// Throws Error(kData): no epoch is finished yet, or a file is damaged.
-RunRecord read_run(const std::string& dir);
+// Throws Error(kData): no epoch is finished yet (unless the run `may_be_young`), or a file is damaged.
+RunRecord read_run(const std::string& dir, bool may_be_young = false);
 
 }  // namespace semiseg

@@ -161,6 +161,14 @@ class StageReport : public Reporter {
     if (!past_.history.empty()) to_run_.epochs(past_.history, /*resumed=*/true);
   }
 
+  void activity(const Activity& now) override {
+    own_.activity(now);
+    Activity whole = now;
+    whole.epoch += static_cast<int64_t>(past_.history.size());
+    whole.step += past_.steps;
+    to_run_.activity(whole);
+  }
+
   void step(const StepReport& report) override {
     own_.step(report);
     StepReport whole = report;
@@ -306,7 +314,7 @@ class SelfTraining {
     try {
       TrainResult result = train(config, 0, from, folder, report);
       if (result.signal != 0)
-        report.end(RunState::kStopped, 128 + result.signal, "stopped by a signal");
+        report.end(RunState::kStopped, exit_code_of(result.signal), why_stopped(result.signal));
       else
         report.end(RunState::kDone, 0, "");
       return result;

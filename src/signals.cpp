@@ -1,6 +1,8 @@
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <csignal>
 
 #include "semiseg/train.h"
@@ -13,7 +15,11 @@ std::atomic<int> g_signal{0};
 std::atomic<bool> g_interrupted{false};
 
 void on_signal(int number) {
-  g_signal = number;
+  int none = 0;
+  if (number == SIGALRM)
+    g_signal.compare_exchange_strong(none, number);  // who asked before counts
+  else
+    g_signal = number;
   if (number == SIGINT && g_interrupted.exchange(true)) ::_exit(130);
 }
 
@@ -23,12 +29,36 @@ void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1, SIGALRM}) ::sigaction(number, &action, nullptr);
   // A limit on file sizes is then an error of write(), told like a full disk.
   ::signal(SIGXFSZ, SIG_IGN);
 }
 
+void limit_time(double hours) {
+  if (hours <= 0) return;
+  constexpr double kShortest = 1e-6, kLongest = 1e9;  // seconds; a timer of 0 would be none
+  const double seconds = std::min(std::max(3600 * hours, kShortest), kLongest);
+  itimerval timer{};
+  timer.it_value.tv_sec = static_cast<time_t>(seconds);
+  timer.it_value.tv_usec = static_cast<suseconds_t>(1e6 * (seconds - std::floor(seconds)));
+  ::setitimer(ITIMER_REAL, &timer, nullptr);
+}
+
 int stop_signal() { return g_signal.load(); }
+
+int exit_code_of(int stop_signal) { return stop_signal == SIGALRM ? 0 : stop_signal == SIGINT ? 130 : 143; }
+
+std::string why_stopped(int stop_signal) {
+  switch (stop_signal) {
+    case SIGALRM:
+      return "stopped by run.max_hours";
+    case SIGINT:
+      return "stopped by SIGINT";
+    case SIGUSR1:
+      return "stopped by SIGUSR1";
+    default:
+      return "stopped by SIGTERM";
+  }
+}
 
 }  // namespace semiseg

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <csignal>
 
 #include "observers.h"
 #include "preflight.h"
@@ -92,10 +93,15 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   };
   // The total that --extend raised, and a `last` that was damaged, must be on disk before anything else can happen.
   if (from && (extend > 0 || from->path.find("/last.safetensors") == std::string::npos)) save("last");
-  const auto stopping = [] { return stop_signal() != 0; };
+  const int64_t first_step = state.step;
+  // A time limit leaves room for one step, so that a chain of short jobs gets ahead.
+  const auto stopping = [&] { return stop_signal() != 0 && (stop_signal() != SIGALRM || state.step > first_step); };
+  const auto score = [&](int64_t epoch) {
+    return validate(method->predictor(), *data, eval_options, {Phase::kEvaluating, epoch, state.step}, stopping, report);
+  };
 
   if (config.eval.first && !from)
-    if (const auto scores = evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping)) {
+    if (const auto scores = score(0)) {
       state.before_training.emplace().val = *scores;
       log_info("before training:\n" + score_table(*scores, data->classes().names));
     }
@@ -103,7 +109,6 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
 
   Stopwatch watch;        // of the epoch, running on from where a resumed run stopped
   Stopwatch since_start;  // for the time left
-  const int64_t first_step = state.step;
   double epoch_base_seconds = state.epoch_seconds;
   const auto note_time = [&] {
     state.epoch_seconds = epoch_base_seconds + watch.seconds();
@@ -121,8 +126,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         require_finite_loss(state);
         const bool evaluate_now = epoch % config.eval.every == 0 || state.step == total_steps;
         Stopwatch evaluation;
-        const auto scores =
-            evaluate_now ? evaluate(method->predictor(), *data, Split::kVal, eval_options, stopping) : std::nullopt;
+        const auto scores = evaluate_now ? score(epoch) : std::nullopt;
         if (evaluate_now && !scores) {
           save("last");
           return {state, stop_signal()};
@@ -146,7 +150,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         loader.take_wait_seconds();
         watch.restart();
       }
-      if (state.step == total_steps) break;
+      if (state.step == total_steps || out_of_patience(config.eval, state)) break;
       if (stopping()) {
         note_time();
         require_finite_loss(state);
@@ -162,6 +166,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       update(config, device, {state.step, total_steps, steps_per_epoch}, batches, *method, optimizer, &state.epoch_sums);
       ++state.step;
       between_steps = true;
+      report.activity({Phase::kTraining, epoch, state.step});
 
       if (state.step % config.report.every_steps == 0 || state.step == end_of_epoch(epoch)) {
         note_time();
@@ -187,7 +192,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
     }
     throw;
   }
-  return {state, 0};
+  return {state, 0, state.step < total_steps};
 }
 
 }  // namespace semiseg

@@ -181,6 +181,16 @@ EvalOptions make_eval_options(const Config& config, torch::Device device, bool b
   return options;
 }
 
+std::optional<Scores> validate(Segmenter& network, const Dataset& data, const EvalOptions& options, Activity now,
+                               const std::function<bool()>& stop, Reporter& report) {
+  now.of = data.size(Split::kVal);
+  return evaluate(network, data, Split::kVal, options, [&] {
+    report.activity(now);
+    ++now.images;
+    return stop();
+  });
+}
+
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
   at::NoGradGuard no_grad;
   const auto add = [&](const std::string& name, const Tensor& value) {
@@ -211,6 +221,13 @@ std::vector<EpochRecord> with_scores_before(const TrainState& state) {
   if (state.before_training) records.push_back(*state.before_training);
   records.insert(records.end(), state.history.begin(), state.history.end());
   return records;
+}
+
+bool out_of_patience(const EvalConfig& eval, const TrainState& state) {
+  if (eval.patience == 0 || state.step != recorded_step(state)) return false;
+  const auto worse = std::count_if(state.history.begin(), state.history.end(),
+                                   [&](const EpochRecord& record) { return record.val && record.epoch > state.best_epoch; });
+  return worse >= eval.patience;
 }
 
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores) {

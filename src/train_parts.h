@@ -61,6 +61,10 @@ EvalOptions make_eval_options(const Config& config, torch::Device device, bool b
 void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
             Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums);
 
+// Scores on the validation images; `report` hears of each image as `now`, counted on. Nothing when `stop` says so.
+std::optional<Scores> validate(Segmenter& network, const Dataset& data, const EvalOptions& options, Activity now,
+                               const std::function<bool()>& stop, Reporter& report);
+
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 
@@ -72,6 +76,9 @@ std::vector<EpochRecord> with_scores_before(const TrainState& state);
 
 // The step at which the newest epoch in the history ended; 0 before the first.
 inline int64_t recorded_step(const TrainState& state) { return state.history.empty() ? 0 : state.history.back().step; }
+
+// Whether the epoch that has just ended is the eval.patience-th evaluated one in a row without a better mIoU.
+bool out_of_patience(const EvalConfig& eval, const TrainState& state);
 
 // A finished epoch, from its sums; `seconds` holds training alone.
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores);

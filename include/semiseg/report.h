@@ -25,12 +25,23 @@ struct StepReport {
   double lr = 0, images_per_s = 0, data_wait = 0, seconds_left = 0;
 };
 
+enum class Phase { kTraining, kEvaluating };
+
+// What the run does at this moment; nothing is read from the device to tell it.
+struct Activity {
+  Phase phase = Phase::kTraining;
+  int64_t epoch = 0, step = 0;
+  int64_t images = 0, of = 0;  // evaluated so far, and in all
+};
+
 enum class RunState { kRunning, kDone, kStopped, kFailed };
 
 class Reporter {
  public:
   virtual ~Reporter() = default;
   virtual void begin(const RunInfo&) {}
+  // After every step and before every image of an evaluation.
+  virtual void activity(const Activity&) {}
   virtual void step(const StepReport&) {}
   // After each epoch, and once on resume with the history of the checkpoint.
   virtual void epochs(const std::vector<EpochRecord>&, bool /*resumed*/) {}
@@ -43,6 +54,9 @@ class Reporters : public Reporter {
   void add(std::unique_ptr<Reporter> reporter) { all_.push_back(std::move(reporter)); }
   void begin(const RunInfo& info) override {
     for (auto& r : all_) r->begin(info);
+  }
+  void activity(const Activity& now) override {
+    for (auto& r : all_) r->activity(now);
   }
   void step(const StepReport& report) override {
     for (auto& r : all_) r->step(report);

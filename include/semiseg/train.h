@@ -15,7 +15,8 @@ namespace semiseg {
 // How a run ended.
 struct TrainResult {
   TrainState state;
-  int signal = 0;  // SIGINT or SIGTERM when one stopped it; a checkpoint was written
+  int signal = 0;      // what stop_signal() was when it stopped the run; a checkpoint was written
+  bool early = false;  // eval.patience ended it before the last step
 };
 
 // A run's folder. Made only when all that can be checked beforehand has been: bad input leaves nothing behind.
@@ -56,9 +57,14 @@ Checkpoint checkpoint_to_go_on_from(const std::string& run_dir);
 // Trains in `folder`. With `from`, goes on where that checkpoint stopped. `extend` adds epochs to the config's total.
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report);
 
-// SIGINT and SIGTERM ask the run to stop after the step in hand; a second SIGINT ends the process at once with 130.
+// SIGINT, SIGTERM and SIGUSR1 (batch systems send it ahead of their time limit) ask the run to stop after the step in hand; a
+// second SIGINT ends the process at once with 130.
 void install_signal_handlers();
-int stop_signal();  // 0 while none came
+// Asks the same, as SIGALRM, once the process has so many hours behind it from now on; 0: never.
+void limit_time(double hours);
+int stop_signal();                         // 0 while none came
+int exit_code_of(int stop_signal);         // 130, 143, or 0 for the time limit
+std::string why_stopped(int stop_signal);  // "stopped by SIGINT"
 
 // The command line as typed, for environment.json.
 void remember_command_line(int argc, char** argv);

@@ -1,7 +1,6 @@
 #include "semiseg/train.h"
 
 #include <charconv>
-#include <csignal>
 
 #include "batch_size.h"
 #include "commands/command.h"
@@ -68,6 +67,7 @@ int run(const Arguments& arguments) {
     if (arguments.has("dry-run")) return dry_run(config) ? 0 : 128 + stop_signal();
   }
 
+  limit_time(config.run.max_hours);
   Reporters report;
   report.add(make_metrics_file());
   report.add(make_status_file());
@@ -77,15 +77,20 @@ int run(const Arguments& arguments) {
                                                                    : train(config, extend, from, *folder, report);
     const std::string& dir = folder->dir();
     if (result.signal != 0) {
-      const int code = result.signal == SIGINT ? 130 : 143;
-      log_info(str("stopped by ", result.signal == SIGINT ? "SIGINT" : "SIGTERM", " at step ", result.state.step,
+      const int code = exit_code_of(result.signal);
+      log_info(str(why_stopped(result.signal), " at step ", result.state.step,
                    "; a checkpoint is written. Go on with: semiseg train --resume ", dir));
-      report.end(RunState::kStopped, code, "stopped by a signal");
+      report.end(RunState::kStopped, code, why_stopped(result.signal));
       return code;
+    }
+    std::string ending;
+    if (result.early) {
+      ending = str("ended early: no better mIoU in the last ", config.eval.patience, " evaluated epochs (eval.patience)");
+      log_info(ending + ". Go on all the same with: semiseg train --resume " + dir + " eval.patience=0");
     }
     log_info(str("done: best mIoU ", 100 * result.state.best_miou, " in epoch ", result.state.best_epoch, "; checkpoints in ",
                  dir, "/checkpoints"));
-    report.end(RunState::kDone, 0, "");
+    report.end(RunState::kDone, 0, ending);
     return 0;
   } catch (const std::exception& e) {
     if (!folder->opened()) throw;
@@ -116,8 +121,10 @@ const bool kRegistered = add_command({
   semiseg train --resume runs/first                 exactly where its newest checkpoint stopped
   semiseg train --resume runs/first --extend 20     20 epochs more
 
-Ctrl-C (SIGINT) or SIGTERM finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at once.
-On --resume, run.device, data.workers and report.* may change; results do not depend on the number of workers.
+Ctrl-C (SIGINT), SIGTERM or SIGUSR1 finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at
+once. run.max_hours does the same and exits with 0. eval.patience ends training that gets no better.
+On --resume, run.device, run.max_hours, data.workers, data.cache, eval.patience and report.* may change; results do not depend on
+the number of workers.
 
 semi.method: self_training is a chain of three trainings, RUN/stage1 to stage3, with pseudo-labels written in between.
 optim.epochs or optim.steps is the length of each; epochs and steps in RUN are counted through; --resume RUN goes on in

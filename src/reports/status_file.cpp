@@ -1,69 +1,171 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <ctime>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/report.h"
 
 namespace semiseg {
 namespace {
 
-// status.json: what another program asks to know how the run stands. Rewritten at most every two seconds.
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+// Between two versions of the file, whatever the run does meanwhile: a reader takes an older one for a sign of death.
+constexpr std::chrono::seconds kHeartbeat{2};
+
+std::string utc_now() {
+  char now[32];
+  const std::time_t time = std::time(nullptr);
+  std::tm parts{};
+  std::strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&time, &parts));
+  return now;
+}
+
+std::string host_name() {
+  char host[256] = {};
+  ::gethostname(host, sizeof(host) - 1);
+  return host;
+}
+
+Json number_or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
+
+// status.json: what another program asks to know how the run stands. A thread of its own keeps `updated` fresh during long
+// steps, evaluations and waits for data; `active` is the time of the newest step or evaluated image, so that a run that hangs
+// can be told from one that works and from one that was killed.
 class StatusFile : public Reporter {
  public:
+  ~StatusFile() override { stop_heart(); }
+
   void begin(const RunInfo& info) override {
-    dir_ = info.dir;
-    step_ = info.first_step;
-    total_steps_ = info.total_steps;
-    epoch_ = info.steps_per_epoch > 0 ? info.first_step / info.steps_per_epoch + 1 : 1;
-    write("running", nullptr, "");
+    {
+      const std::lock_guard lock(mutex_);
+      path_ = info.dir + "/status.json";
+      fields_["epoch"] = info.steps_per_epoch > 0 ? info.first_step / info.steps_per_epoch + 1 : 1;
+      fields_["step"] = info.first_step;
+      fields_["total_steps"] = info.total_steps;
+      fields_["steps_per_epoch"] = info.steps_per_epoch;
+      fields_["active"] = utc_now();
+      if (fields_["started"].is_null()) fields_["started"] = fields_["active"];
+      write(Durability::kAtOnce);
+    }
+    if (!heart_.joinable()) heart_ = std::jthread([this](const std::stop_token& stop) { beat(stop); });
+  }
+
+  void activity(const Activity& now) override {
+    const std::lock_guard lock(mutex_);
+    fields_["phase"] = now.phase == Phase::kTraining ? "training" : "evaluating";
+    fields_["evaluated"] = now.phase == Phase::kEvaluating ? Json{{"images", now.images}, {"of", now.of}} : Json(nullptr);
+    fields_["epoch"] = now.epoch;
+    fields_["step"] = now.step;
+    fields_["active"] = utc_now();
   }
 
   void step(const StepReport& report) override {
-    epoch_ = report.epoch;
-    step_ = report.step;
-    if (std::chrono::steady_clock::now() - written_ > std::chrono::seconds(2)) write("running", nullptr, "");
+    const std::lock_guard lock(mutex_);
+    fields_["epoch"] = report.epoch;
+    fields_["step"] = report.step;
+    fields_["seconds_left"] = report.seconds_left;
+    fields_["images_per_s"] = report.images_per_s;
+    fields_["data_wait"] = report.data_wait;
+    fields_["lr"] = report.lr;
+    fields_["loss"] = report.loss;
+    fields_["loss_supervised"] = report.loss_supervised;
+    fields_["loss_unsupervised"] = number_or_null(report.loss_unsupervised);
   }
 
   void epochs(const std::vector<EpochRecord>& history, bool) override {
-    best_ = nullptr;
+    const std::lock_guard lock(mutex_);
+    Json best, alarms = Json::array();
     for (const EpochRecord& record : history)
-      if (record.val && (best_.is_null() || record.val->miou > best_["miou"].get<double>()))
-        best_ = {{"epoch", record.epoch}, {"miou", record.val->miou}};
-    alarms_ = nlohmann::ordered_json::array();
+      if (record.val && (best.is_null() || record.val->miou > best["miou"].get<double>()))
+        best = {{"epoch", record.epoch}, {"miou", record.val->miou}};
+    if (fields_["phase"] == "evaluating") fields_["phase"] = "training";
+    fields_["evaluated"] = nullptr;
     if (!history.empty()) {
       for (const Alarm& alarm : history.back().alarms)
-        alarms_.push_back({{"kind", alarm.kind}, {"message", alarm.message}, {"classes", alarm.classes}});
-      epoch_ = history.back().epoch;
-      step_ = std::max(step_, history.back().step);
+        alarms.push_back({{"kind", alarm.kind}, {"message", alarm.message}, {"classes", alarm.classes}});
+      fields_["epoch"] = history.back().epoch;
+      fields_["step"] = std::max(fields_["step"].get<int64_t>(), history.back().step);
     }
-    write("running", nullptr, "");
+    fields_["best"] = best;
+    fields_["alarms"] = alarms;
+    write(Durability::kAtOnce);
   }
 
   void end(RunState state, int exit_code, const std::string& message) override {
-    if (dir_.empty()) return;  // failed before there was a folder
-    write(state == RunState::kDone ? "done" : state == RunState::kStopped ? "stopped" : "failed", exit_code, message);
+    stop_heart();
+    if (path_.empty()) return;  // failed before there was a folder
+    const std::lock_guard lock(mutex_);
+    fields_["state"] = state == RunState::kDone ? "done" : state == RunState::kStopped ? "stopped" : "failed";
+    fields_["phase"] = fields_["evaluated"] = nullptr;
+    fields_["seconds_left"] = state == RunState::kDone ? Json(0) : Json(nullptr);
+    fields_["exit_code"] = exit_code;
+    fields_["message"] = message;
+    write(Durability::kAtOnce);
   }
 
  private:
-  void write(const char* state, const nlohmann::json& exit_code, const std::string& message) {
-    char now[32];
-    const std::time_t time = std::time(nullptr);
-    std::strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&time));
-    const nlohmann::ordered_json status = {
-        {"state", state},    {"epoch", epoch_},        {"step", step_},      {"total_steps", total_steps_}, {"best", best_},
-        {"alarms", alarms_}, {"exit_code", exit_code}, {"message", message}, {"pid", ::getpid()},           {"updated", now}};
-    write_file(dir_ + "/status.json", status.dump(2) + "\n");
-    written_ = std::chrono::steady_clock::now();
+  void beat(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, stop, kHeartbeat, [] { return false; }) && !stop.stop_requested()) {
+      try {
+        write(Durability::kAfterAWhile);
+      } catch (const Error&) {
+        // A full disk, say. The run meets it where it writes what matters.
+      }
+    }
   }
 
-  std::string dir_;
-  int64_t epoch_ = 1, step_ = 0, total_steps_ = 0;
-  nlohmann::ordered_json best_;
-  nlohmann::ordered_json alarms_ = nlohmann::ordered_json::array();  // of the newest epoch
-  std::chrono::steady_clock::time_point written_;
+  void stop_heart() {
+    if (!heart_.joinable()) return;
+    heart_.request_stop();
+    heart_.join();
+  }
+
+  // REQUIRES: mutex_ is held.
+  void write(Durability durability) {
+    fields_["updated"] = utc_now();
+    const std::string text = fields_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    AtomicFile file(path_);
+    file.write(text.data(), text.size());
+    file.commit(durability);
+  }
+
+  std::mutex mutex_;  // of all but heart_
+  std::condition_variable_any wake_;
+  std::string path_;
+  // In the order in which they are written.
+  Json fields_ = {{"state", "running"},
+                  {"phase", "starting"},
+                  {"epoch", 1},
+                  {"step", 0},
+                  {"total_steps", 0},
+                  {"steps_per_epoch", 0},
+                  {"evaluated", nullptr},
+                  {"seconds_left", nullptr},
+                  {"images_per_s", nullptr},
+                  {"data_wait", nullptr},
+                  {"lr", nullptr},
+                  {"loss", nullptr},
+                  {"loss_supervised", nullptr},
+                  {"loss_unsupervised", nullptr},
+                  {"best", nullptr},
+                  {"alarms", Json::array()},
+                  {"exit_code", nullptr},
+                  {"message", ""},
+                  {"pid", ::getpid()},
+                  {"host", host_name()},
+                  {"started", nullptr},
+                  {"active", nullptr},
+                  {"updated", nullptr}};
+  std::jthread heart_;
 };
 
 }  // namespace

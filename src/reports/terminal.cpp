@@ -1,6 +1,6 @@
-#include <cmath>
 #include <cstdio>
 
+#include "reports/text.h"
 #include "semiseg/error.h"
 #include "semiseg/health.h"
 #include "semiseg/log.h"
@@ -10,13 +10,6 @@ namespace semiseg {
 namespace {
 
 std::string percent(const MaybeFraction& value) { return value ? format("%6.2f", 100 * *value) : "     -"; }
-
-std::string duration(double seconds) {
-  const auto s = static_cast<long long>(std::llround(std::max(0.0, seconds)));
-  if (s < 60) return format("%llds", s);
-  if (s < 3600) return format("%lldm%02llds", s / 60, s % 60);
-  return format("%lldh%02lldm", s / 3600, s / 60 % 60);
-}
 
 // A column of a table: "accepted" and the like, as wide as its title.
 struct Column {
@@ -58,6 +51,10 @@ class Terminal : public Reporter {
     info_ = info;
     log_info(str("run folder: ", info.dir, "; ", info.total_steps, " steps, ", info.steps_per_epoch, " per epoch",
                  info.first_step > 0 ? str(", going on after step ", info.first_step) : ""));
+  }
+
+  void activity(const Activity& now) override {
+    if (now.phase == Phase::kEvaluating) show_status(str("epoch ", now.epoch, "  evaluating ", now.images, "/", now.of));
   }
 
   void step(const StepReport& r) override {

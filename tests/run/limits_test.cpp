@@ -1,0 +1,161 @@
+// What ends a run before its last step, and what it says of itself meanwhile.
+#include <sys/stat.h>
+
+#include <thread>
+
+#include "program.h"
+#include "semiseg/error.h"
+#include "semiseg/report.h"
+
+namespace semiseg {
+namespace {
+
+class Limits : public ProgramTest {
+ protected:
+  Limits()
+      : ProgramTest(R"(seed: 5
+data: {format: synthetic, size: [32, 64], counts: [4, 6, 2], crop: 32, workers: 1}
+model: {backbone: resnet18}
+semi: {method: fixmatch, teacher: ema, threshold: 0.2}
+optim: {lr: 0.01, batch_labeled: 2, batch_unlabeled: 2, epochs: 2}
+report: {every_steps: 1}
+)") {}
+
+  nlohmann::json status(const std::string& run) const {
+    return nlohmann::json::parse(read_file(dir_ + "/" + run + "/status.json"));
+  }
+};
+
+TEST_F(Limits, PatienceEndsTrainingAtTheFirstEpochThatIsNoBetterAlsoAfterAResume) {
+  const Outcome run = semiseg("train tiny.yaml optim.epochs=12 eval.patience=1 checkpoint.every_steps=2");
+  ASSERT_EQ(run.code, 0) << run.output;
+  const auto lines = metrics("runs/tiny");
+  double best = -1;
+  size_t expected = 0;
+  while (expected < 12 && lines.at(expected)["val"]["miou"] > best) best = lines.at(expected++)["val"]["miou"];
+  ASSERT_LT(expected, 11u) << "mIoU rose in every epoch: nothing is tested";
+  ++expected;  // the epoch that was no better is the last
+  EXPECT_EQ(lines.size(), expected);
+  EXPECT_NE(run.output.find("eval.patience"), std::string::npos) << run.output;
+  EXPECT_EQ(status("runs/tiny")["state"], "done");
+  EXPECT_NE(status("runs/tiny")["message"].get<std::string>().find("no better mIoU"), std::string::npos);
+
+  make_folders(dir_ + "/cut/checkpoints");
+  const int end = static_cast<int>(3 * expected), middle_step = end % 2 == 0 ? end - 2 : end - 1;  // 3 steps an epoch
+  const std::string middle = format("step_%08d.safetensors", middle_step);
+  std::filesystem::copy(dir_ + "/runs/tiny/checkpoints/" + middle, dir_ + "/cut/checkpoints/");
+  const Outcome resumed = semiseg("train --resume cut");
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_EQ(metrics("cut").size(), expected);
+  expect_equal(tensors("runs/tiny/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
+
+  ASSERT_EQ(semiseg("train --resume runs/tiny").code, 0);  // nothing is left to do
+  EXPECT_EQ(metrics("runs/tiny").size(), expected);
+  ASSERT_EQ(semiseg("train --resume runs/tiny eval.patience=0").code, 0);
+  EXPECT_EQ(metrics("runs/tiny").size(), 12u);
+}
+
+TEST_F(Limits, ATimeLimitStopsAfterAStepAndTheRunGoesOnToTheSameWeights) {
+  ASSERT_EQ(semiseg("train tiny.yaml run.dir=whole").code, 0);
+  const Outcome limited = semiseg("train tiny.yaml run.dir=limited run.max_hours=1e-9");
+  ASSERT_EQ(limited.code, 0) << limited.output;
+  EXPECT_NE(limited.output.find("stopped by run.max_hours at step 1; a checkpoint is written"), std::string::npos)
+      << limited.output;
+  EXPECT_EQ(status("limited")["state"], "stopped");
+  EXPECT_EQ(status("limited")["step"], 1);
+  ASSERT_EQ(semiseg("train --resume limited").code, 0);  // the limit holds again: another step
+  EXPECT_EQ(status("limited")["step"], 2);
+  ASSERT_EQ(semiseg("train --resume limited run.max_hours=0").code, 0);
+  EXPECT_EQ(status("limited")["state"], "done");
+  expect_equal(tensors("whole/checkpoints/last.safetensors"), tensors("limited/checkpoints/last.safetensors"));
+}
+
+TEST_F(Limits, TheSignalOfABatchSystemStopsWithACheckpoint) {
+  // Limited all the same, so that nothing stays behind where the signal is not heard.
+  const Outcome outcome =
+      semiseg("--version; " SEMISEG_BINARY
+              " train tiny.yaml optim.epochs=999 run.dir=long run.max_hours=0.02 & pid=$!;"
+              "for i in $(seq 300); do grep -qs '\"phase\": \"training\"' long/status.json && break; sleep 0.1; done;"
+              "kill -USR1 $pid; wait $pid");
+  EXPECT_EQ(outcome.code, 143) << outcome.output;
+  EXPECT_EQ(status("long")["state"], "stopped");
+  EXPECT_EQ(status("long")["exit_code"], 143);
+  EXPECT_EQ(status("long")["message"], "stopped by SIGUSR1");
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/long/checkpoints/last.safetensors"));
+}
+
+TEST_F(Limits, StatusIsFreshWhileNothingHappensAndSilentAfterTheEnd) {
+  const auto written = [&] {
+    struct stat info {};
+    ::stat((dir_ + "/status.json").c_str(), &info);
+    return std::pair(info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+  };
+  const auto reporter = make_status_file();
+  RunInfo info;
+  info.dir = dir_;
+  info.total_steps = 8;
+  info.steps_per_epoch = 4;
+  reporter->begin(info);
+  EXPECT_EQ(status(".")["phase"], "starting");
+  reporter->activity({Phase::kEvaluating, 1, 4, 3, 9});
+  const auto before = written();
+  std::this_thread::sleep_for(std::chrono::milliseconds(2600));
+  EXPECT_GT(written(), before);
+  EXPECT_EQ(status(".")["phase"], "evaluating");
+  EXPECT_EQ(status(".")["evaluated"]["images"], 3);
+  EXPECT_EQ(status(".")["step"], 4);
+  reporter->end(RunState::kStopped, 130, "stopped by SIGINT");
+  const auto last = written();
+  std::this_thread::sleep_for(std::chrono::milliseconds(2200));
+  EXPECT_EQ(written(), last);
+  for (const char* key : {"state",
+                          "phase",
+                          "epoch",
+                          "step",
+                          "total_steps",
+                          "steps_per_epoch",
+                          "evaluated",
+                          "seconds_left",
+                          "images_per_s",
+                          "data_wait",
+                          "lr",
+                          "loss",
+                          "loss_supervised",
+                          "loss_unsupervised",
+                          "best",
+                          "alarms",
+                          "exit_code",
+                          "message",
+                          "pid",
+                          "host",
+                          "started",
+                          "active",
+                          "updated"})
+    EXPECT_TRUE(status(".").contains(key)) << key;
+}
+
+TEST_F(Limits, WatchShowsARunOnceWhereThereIsNoTerminal) {
+  ASSERT_EQ(semiseg("train tiny.yaml").code, 0);
+  const Outcome watch = semiseg("watch runs/tiny");
+  EXPECT_EQ(watch.code, 0) << watch.output;
+  for (const char* part : {"runs/tiny", "done", "100%  epoch 2/2  step 6/6", "mIoU ", "pixel accuracy", "rider"})
+    EXPECT_NE(watch.output.find(part), std::string::npos) << part << " in " << watch.output;
+  EXPECT_EQ(watch.output.find('\x1b'), std::string::npos);
+  EXPECT_EQ(semiseg("watch --once").output, watch.output);  // the newest run
+  EXPECT_EQ(semiseg("watch runs/none --once").code, 2);
+  EXPECT_EQ(semiseg("watch tiny.yaml").code, 2);
+  std::filesystem::create_directory(dir_ + "/runs/other");
+  write_file(dir_ + "/runs/other/notes.txt", "no run");
+  EXPECT_EQ(semiseg("watch runs/other").code, 2);
+
+  // Killed: status.json says running, its process is no more.
+  auto killed = status("runs/tiny");
+  killed["state"] = "running";
+  killed["pid"] = 4194305;  // above the largest that Linux gives
+  killed["updated"] = "2020-01-01T00:00:00Z";
+  write_file(dir_ + "/runs/tiny/status.json", killed.dump());
+  EXPECT_NE(semiseg("watch runs/tiny").output.find("semiseg train --resume runs/tiny"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace semiseg
