@@ -138,6 +138,8 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
     environment["classes"] = nlohmann::ordered_json::array();
     for (int64_t c = 0; c < classes.size(); ++c)
       environment["classes"].push_back({{"name", classes.names[c]}, {"colour", classes.colours[c]}});
+    environment["origins"] = nlohmann::ordered_json::object();  // config.yaml holds values alone
+    for (const auto& [key, origin] : config.origins) environment["origins"][key] = origin.text();
   }
   write_file(path, environment.dump(2) + "\n");
 }

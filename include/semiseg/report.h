@@ -75,6 +75,8 @@ class Reporters : public Reporter {
 std::unique_ptr<Reporter> make_metrics_file();  // metrics.jsonl, metrics.csv
 std::unique_ptr<Reporter> make_status_file();   // status.json
 std::unique_ptr<Reporter> make_terminal();      // progress line and per-class table
+// report.html. REQUIRES: comes after the files that it is made of, which it reads from the run folder.
+std::unique_ptr<Reporter> make_html_report();
 
 // The per-class table of a set of scores, as the terminal shows it.
 std::string score_table(const Scores& scores, const std::vector<std::string>& class_names);

@@ -72,6 +72,7 @@ int run(const Arguments& arguments) {
   report.add(make_metrics_file());
   report.add(make_status_file());
   report.add(make_terminal());
+  if (config.report.html) report.add(make_html_report());
   try {
     const TrainResult result = config.semi.method == kSelfTraining ? self_train(config, *folder, report)
                                                                    : train(config, extend, from, *folder, report);

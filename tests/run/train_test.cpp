@@ -25,7 +25,7 @@ TEST_F(Runs, TrainLeavesTheFolderThatIsPromised) {
   const Outcome run = semiseg("train tiny.yaml");
   ASSERT_EQ(run.code, 0) << run.output;
   for (const char* file : {"config.yaml", "environment.json", "status.json", "train.log", "metrics.jsonl", "metrics.csv",
-                           "checkpoints/last.safetensors", "checkpoints/best.safetensors"})
+                           "report.html", "checkpoints/last.safetensors", "checkpoints/best.safetensors"})
     EXPECT_TRUE(fs::exists(dir_ + "/runs/tiny/" + file)) << file;
   const auto lines = metrics("runs/tiny");
   ASSERT_EQ(lines.size(), 2u);

@@ -1,0 +1,241 @@
+// compare: several runs side by side, as a table in the terminal and as a page.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "commands/command.h"
+#include "reports/html/page.h"
+#include "reports/html/run_json.h"
+#include "run_record.h"
+#include "run_summary.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
+  std::vector<RunRecord> runs;
+  for (const std::string& dir : dirs) {
+    if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
+    runs.push_back(read_run(dir));
+  }
+  return runs;
+}
+
+// Classes by their names, or where these are not known by their number.
+std::string classes_of(const RunRecord& run) {
+  std::string names;
+  for (const std::string& name : run.classes.names) names += (names.empty() ? "" : ", ") + name;
+  return names;
+}
+
+size_t class_count(const RunRecord& run) {
+  for (const EpochRecord& record : run.history)
+    if (record.val && !record.val->iou.empty()) return record.val->iou.size();
+  return run.classes.names.size();
+}
+
+void require_same_classes(const std::vector<RunRecord>& runs) {
+  for (const RunRecord& run : runs) {
+    const size_t count = class_count(run), first_count = class_count(runs[0]);
+    if (count != first_count && count != 0 && first_count != 0)
+      throw Error(ErrorKind::kData, str("has ", count, " classes, but ", runs[0].dir, " has ", first_count), run.dir,
+                  "compare runs on the same classes");
+    const std::string names = classes_of(run), first_names = classes_of(runs[0]);
+    if (names != first_names && !names.empty() && !first_names.empty())
+      throw Error(ErrorKind::kData, str("has the classes ", names, ", but ", runs[0].dir, " has ", first_names), run.dir,
+                  "compare runs on the same classes");
+  }
+}
+
+// --- the table ---
+
+std::string duration(double seconds) {
+  const auto s = static_cast<long long>(seconds + 0.5);
+  if (s < 60) return format("%llds", s);
+  if (s < 3600) return format("%lldm%02llds", s / 60, s % 60);
+  return format("%lldh%02lldm", s / 3600, s / 60 % 60);
+}
+
+// A row of cells for each run; the first row is the header.
+using Table = std::vector<std::vector<std::string>>;
+
+// Percent of each run, with a star at the largest.
+std::vector<std::string> scores(const std::vector<MaybeFraction>& values) {
+  const auto best = std::max_element(values.begin(), values.end());
+  std::vector<std::string> cells;
+  for (const MaybeFraction& value : values)
+    cells.push_back(!value ? "- " : format("%.2f%s", 100 * *value, values.size() > 1 && value == *best ? "*" : " "));
+  return cells;
+}
+
+Table score_table(const std::vector<RunSummary>& summaries) {
+  Table table{{"run"}};
+  for (const RunSummary& s : summaries) table.push_back({s.name});
+  const auto add = [&](const char* name, const std::vector<std::string>& cells) {
+    table[0].emplace_back(name);
+    for (size_t r = 0; r < cells.size(); ++r) table[r + 1].push_back(cells[r]);
+  };
+  const auto texts = [&](const auto& text_of) {
+    std::vector<std::string> cells;
+    for (const RunSummary& s : summaries) cells.push_back(text_of(s));
+    return cells;
+  };
+  const auto fractions = [&](const auto& value_of) {
+    std::vector<MaybeFraction> values;
+    for (const RunSummary& s : summaries) values.push_back(value_of(s));
+    return scores(values);
+  };
+  const auto at_best = [&](const auto& value_in) {
+    return fractions([&](const RunSummary& s) { return s.best ? MaybeFraction(value_in(*s.best)) : std::nullopt; });
+  };
+  add("best mIoU ", at_best([](const EpochScores& e) { return e.miou; }));
+  add("in epoch", texts([](const RunSummary& s) { return s.best ? str(s.best->epoch) : "-"; }));
+  add("last mIoU ", fractions([](const RunSummary& s) { return s.last ? MaybeFraction(s.last->miou) : std::nullopt; }));
+  add("class accuracy ", at_best([](const EpochScores& e) { return e.mean_class_accuracy; }));
+  add("pixel accuracy ", at_best([](const EpochScores& e) { return e.pixel_accuracy; }));
+  add("rare IoU ", at_best([](const EpochScores& e) { return e.rare_iou; }));
+  add("epochs", texts([](const RunSummary& s) { return str(s.epochs, s.total_epochs ? str("/", *s.total_epochs) : ""); }));
+  add("time", texts([](const RunSummary& s) { return duration(s.seconds); }));
+  add("state", texts([](const RunSummary& s) { return s.state; }));
+  return table;
+}
+
+// "53.70 ± 0.41": mean and standard deviation (n - 1) of what is known.
+std::string mean_text(const std::vector<MaybeFraction>& values) {
+  double sum = 0, squares = 0, count = 0;
+  for (const MaybeFraction& value : values)
+    if (value) sum += *value, ++count;
+  if (count < 2) return "-";
+  for (const MaybeFraction& value : values)
+    if (value) squares += (*value - sum / count) * (*value - sum / count);
+  return format("%.2f ± %.2f", 100 * sum / count, 100 * std::sqrt(squares / (count - 1)));
+}
+
+Table repetitions_table(const std::vector<std::vector<size_t>>& groups, const std::vector<RunSummary>& summaries) {
+  Table table{{"mean over seeds", "best mIoU", "last mIoU", "class accuracy", "pixel accuracy", "rare IoU"}};
+  for (const auto& group : groups) {
+    std::vector<MaybeFraction> best, last, class_accuracy, pixel_accuracy, rare;
+    for (const size_t r : group) {
+      const RunSummary& s = summaries[r];
+      if (!s.best) continue;
+      best.emplace_back(s.best->miou);
+      last.emplace_back(s.last->miou);
+      class_accuracy.emplace_back(s.best->mean_class_accuracy);
+      pixel_accuracy.emplace_back(s.best->pixel_accuracy);
+      rare.push_back(s.best->rare_iou);
+    }
+    table.push_back({str(summaries[group[0]].name, " and ", group.size() - 1, " more"), mean_text(best), mean_text(last),
+                     mean_text(class_accuracy), mean_text(pixel_accuracy), mean_text(rare)});
+  }
+  return table;
+}
+
+Table differences_table(const Json& differences, const std::vector<RunSummary>& summaries) {
+  Table table{{"setting"}};
+  for (const RunSummary& s : summaries) table[0].push_back(s.name);
+  for (const Json& difference : differences) {
+    table.push_back({difference["key"].get<std::string>()});
+    for (const Json& value : difference["values"]) table.back().push_back(value.get<std::string>());
+  }
+  return table;
+}
+
+// Characters of UTF-8.
+size_t width_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+// Columns as wide as their widest cell, the first to the left, the others to the right.
+void print(const Table& table) {
+  std::vector<size_t> widths(table[0].size());
+  for (const auto& row : table)
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], width_of(row[c]));
+  for (const auto& row : table) {
+    std::string line;
+    for (size_t c = 0; c < row.size(); ++c) {
+      const std::string space(widths[c] - width_of(row[c]), ' ');
+      line += c == 0 ? row[c] + space : "  " + space + row[c];
+    }
+    std::printf("%s\n", line.c_str());
+  }
+}
+
+Json json_of(const std::vector<RunRecord>& runs, const std::vector<RunSummary>& summaries, const Json& differences) {
+  Json entries = Json::array();
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const RunSummary& s = summaries[r];
+    const auto point = [](const std::optional<EpochScores>& scores) -> Json {
+      if (!scores) return nullptr;
+      return {{"epoch", scores->epoch},
+              {"miou", scores->miou},
+              {"mean_class_accuracy", scores->mean_class_accuracy},
+              {"pixel_accuracy", scores->pixel_accuracy},
+              {"rare_iou", scores->rare_iou ? Json(*scores->rare_iou) : Json(nullptr)}};
+    };
+    entries.push_back({{"run", runs[r].dir},
+                       {"best", point(s.best)},
+                       {"last", point(s.last)},
+                       {"epochs", s.epochs},
+                       {"total_epochs", s.total_epochs ? Json(*s.total_epochs) : Json(nullptr)},
+                       {"seconds", s.seconds},
+                       {"state", s.state}});
+  }
+  return {{"runs", entries}, {"differences", differences}};
+}
+
+int run(const Arguments& arguments) {
+  const std::vector<RunRecord> runs = read_runs(arguments.positional);
+  require_same_classes(runs);
+  std::vector<RunSummary> summaries;
+  for (const RunRecord& record : runs) summaries.push_back(summarize(record));
+  const std::vector<std::string> names = distinct_names(runs);
+  for (size_t r = 0; r < runs.size(); ++r) summaries[r].name = names[r];
+  const Json differences = json_of_differences(runs);
+
+  print(score_table(summaries));
+  std::printf(
+      "\nPercent; accuracies and rare IoU (mean over the third of the classes with the fewest labelled pixels) at the best "
+      "mIoU.\n\n");
+  if (const auto groups = repetitions(runs); !groups.empty()) {
+    print(repetitions_table(groups, summaries));
+    std::printf("\n");
+  }
+  if (differences.is_null())
+    std::printf("Settings cannot be compared: a run has no readable config.yaml.\n");
+  else if (differences.empty())
+    std::printf("The runs have the same settings.\n");
+  else
+    print(differences_table(differences, summaries));
+
+  const std::string page = arguments.has("o") ? arguments.get("o") : "compare.html";
+  write_file(page, compare_page(runs));
+  std::printf("\n%s\n", page.c_str());
+  if (arguments.has("json")) write_file(arguments.get("json"), json_of(runs, summaries, differences).dump(2) + "\n");
+  return 0;
+}
+
+const bool kRegistered = add_command({
+    .name = "compare",
+    .synopsis = "RUN RUN... [-o FILE.html] [--json FILE]",
+    .summary = "sets runs side by side: scores, curves, classes, settings that differ",
+    .details = R"(examples:
+  semiseg compare runs/first runs/second
+  semiseg compare runs/* -o tuesday.html --json tuesday.json
+
+The best value of each column is marked with a star. The page is one file that needs no network.)",
+    .flags = {{"o", "FILE.html", "the page to write; compare.html when not given"},
+              {"json", "FILE", "write the numbers as JSON, too"}},
+    .min_positional = 1,
+    .max_positional = 1000,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg

@@ -1,0 +1,124 @@
+#include "run_summary.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+EpochScores scores_in(const EpochRecord& record) {
+  return {record.epoch, record.val->miou, record.val->mean_class_accuracy, record.val->pixel_accuracy, rare_iou(*record.val)};
+}
+
+// A member of status.json where it is of the type that it should be.
+std::string text_in(const Json& status, const std::string& key) {
+  return status.is_object() && status.contains(key) && status[key].is_string() ? status[key].get<std::string>() : "";
+}
+
+std::optional<int64_t> total_epochs(const Json& status, const EpochRecord& last) {
+  if (!status.is_object() || !status.contains("total_steps") || !status["total_steps"].is_number_integer() || last.epoch <= 0)
+    return std::nullopt;
+  // The last epoch of a run given in steps may be a short one.
+  const int64_t total = status["total_steps"].get<int64_t>();
+  if (last.step <= 0 || total <= last.step) return last.epoch;
+  return std::max(last.epoch + 1, (total * last.epoch + last.step - 1) / last.step);
+}
+
+}  // namespace
+
+MaybeFraction rare_iou(const Scores& scores) {
+  std::vector<size_t> labelled;
+  for (size_t c = 0; c < scores.iou.size() && c < scores.label_share.size(); ++c)
+    if (scores.label_share[c] > 0 && scores.iou[c]) labelled.push_back(c);
+  if (labelled.empty()) return std::nullopt;
+  std::stable_sort(labelled.begin(), labelled.end(),
+                   [&](size_t a, size_t b) { return scores.label_share[a] < scores.label_share[b]; });
+  labelled.resize((labelled.size() + 2) / 3);
+  double sum = 0;
+  for (const size_t c : labelled) sum += *scores.iou[c];
+  return sum / static_cast<double>(labelled.size());
+}
+
+RunSummary summarize(const RunRecord& run) {
+  RunSummary summary;
+  summary.name = std::filesystem::path(absolute_path(run.dir)).filename().string();
+  const Json status = Json::parse(run.status, nullptr, /*allow_exceptions=*/false);
+  if (const std::string state = text_in(status, "state"); !state.empty()) summary.state = state;
+  summary.message = text_in(status, "message");
+  summary.updated = text_in(status, "updated");
+  for (const EpochRecord& record : run.history) {
+    if (record.epoch == 0) continue;  // the scores before training
+    ++summary.epochs;
+    summary.seconds += record.seconds;
+    if (!record.val) continue;
+    summary.last = scores_in(record);
+    if (!summary.best || record.val->miou > summary.best->miou) summary.best = summary.last;
+  }
+  if (summary.epochs > 0) summary.total_epochs = total_epochs(status, run.history.back());
+  return summary;
+}
+
+std::vector<std::string> distinct_names(const std::vector<RunRecord>& runs) {
+  std::vector<std::string> names;
+  std::map<std::string, int> times;
+  for (const RunRecord& run : runs) {
+    names.push_back(summarize(run).name);
+    ++times[names.back()];
+  }
+  for (size_t r = 0; r < runs.size(); ++r)
+    if (times[names[r]] > 1) names[r] = runs[r].dir;
+  return names;
+}
+
+std::vector<std::vector<size_t>> repetitions(const std::vector<RunRecord>& runs) {
+  std::vector<std::vector<size_t>> groups;
+  std::map<std::string, size_t> group_of;  // by settings
+  for (size_t r = 0; r < runs.size(); ++r) {
+    if (!runs[r].config) continue;
+    Config config = *runs[r].config;
+    config.seed = 0;
+    config.run.name = config.run.dir = "";
+    const auto [group, is_new] = group_of.emplace(to_yaml(config), groups.size());
+    if (is_new) groups.emplace_back();
+    groups[group->second].push_back(r);
+  }
+  std::erase_if(groups, [](const auto& group) { return group.size() < 2; });
+  return groups;
+}
+
+std::vector<AlarmStory> alarm_stories(const std::vector<EpochRecord>& history) {
+  const auto raised_in = [](const EpochRecord& record, const std::string& kind) {
+    return std::find_if(record.alarms.begin(), record.alarms.end(), [&](const Alarm& alarm) { return alarm.kind == kind; });
+  };
+  std::vector<AlarmStory> stories;
+  for (auto newest = history.rbegin(); newest != history.rend(); ++newest)
+    for (const Alarm& alarm : newest->alarms) {
+      if (std::any_of(stories.begin(), stories.end(), [&](const AlarmStory& s) { return s.newest.kind == alarm.kind; }))
+        continue;
+      AlarmStory story{alarm, {}, false};
+      // A kind that only evaluated epochs raise is one on scores: epochs without scores neither raise nor end it.
+      const bool on_scores = std::all_of(history.begin(), history.end(), [&](const EpochRecord& record) {
+        return record.val || raised_in(record, alarm.kind) == record.alarms.end();
+      });
+      for (const EpochRecord& record : history) {
+        if (on_scores && !record.val) continue;
+        const bool raised = raised_in(record, alarm.kind) != record.alarms.end();
+        if (raised && story.lasts) story.spans.back().to = record.epoch;
+        if (raised && !story.lasts) story.spans.push_back({record.epoch, record.epoch});
+        story.lasts = raised;
+      }
+      // Told once; data that lack a class go on lacking it.
+      story.lasts |= alarm.kind == "no_labelled_pixel";
+      stories.push_back(std::move(story));
+    }
+  std::stable_partition(stories.begin(), stories.end(), [](const AlarmStory& story) { return story.lasts; });
+  return stories;
+}
+
+}  // namespace semiseg
