@@ -133,7 +133,7 @@ std::string size_text(const Tensor& tensor) {
 // Says how far the exported network is from the trained one. Throws where that is more than rounding, which is never the
 // user's fault.
 void compare(const std::vector<Tensor>& images, const std::vector<Tensor>& trained, const std::vector<Tensor>& exported) {
-  double difference = 0, largest = 1;
+  double difference = 0, largest = 0;
   int64_t equal = 0, pixels = 0;
   std::string sizes;
   for (size_t i = 0; i < images.size(); ++i) {
@@ -145,7 +145,7 @@ void compare(const std::vector<Tensor>& images, const std::vector<Tensor>& train
     equal += exported[i].argmax(1).eq(trained[i].argmax(1)).sum().item<int64_t>();
     pixels += images[i].numel() / images[i].size(1);
   }
-  if (!(difference <= kTolerance * largest))
+  if (!(difference <= kTolerance * std::max(1.0, largest)))
     throw std::logic_error(str("export: the logits differ by ", difference, " from the trained network's on ", sizes));
   log_info(
       format("checked: logits differ by at most %.1e (the largest is %.1f), %.3f %% of the pixels get the same class; on %s",
