@@ -80,6 +80,21 @@ void AtomicFile::commit(Durability durability) {
   if (durability == Durability::kAtOnce) sync_folder(folder_of(path_));
 }
 
+AtomicPath::AtomicPath(std::string path)
+    : path_(std::move(path)), temporary_(temporary_name(path_) + std::filesystem::path(path_).extension().string()) {}
+
+AtomicPath::~AtomicPath() { ::unlink(temporary_.c_str()); }
+
+void AtomicPath::commit() {
+  const int fd = ::open(temporary_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("open the file", path_, errno);
+  const int synced = ::fsync(fd), error = errno;
+  ::close(fd);
+  if (synced != 0) fail("sync the file", path_, error);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("put the file in its place", path_, errno);
+  sync_folder(folder_of(path_));
+}
+
 void write_file(const std::string& path, std::string_view bytes) {
   AtomicFile file(path);
   file.write(bytes.data(), bytes.size());

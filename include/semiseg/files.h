@@ -31,6 +31,22 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// The same for a file that a library writes by its name: it writes to temporary(), which ends as `path` does, and is done with
+// it before commit().
+class AtomicPath {
+ public:
+  explicit AtomicPath(std::string path);
+  ~AtomicPath();
+  AtomicPath(const AtomicPath&) = delete;
+  AtomicPath& operator=(const AtomicPath&) = delete;
+
+  const std::string& temporary() const { return temporary_; }
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+};
+
 void write_file(const std::string& path, std::string_view bytes);  // atomic
 
 void make_folders(const std::string& path);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "commands/command.h"
+#include "commands/written_ids.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
@@ -14,12 +15,6 @@
 
 namespace semiseg {
 namespace {
-
-// Class indices as the label ids of raw Cityscapes.
-Tensor to_label_ids(const Tensor& class_HW, const ClassSet& classes) {
-  const auto ids_K = at::tensor(std::vector<int64_t>(classes.label_ids.begin(), classes.label_ids.end()));
-  return ids_K.index_select(0, class_HW.flatten()).view_as(class_HW);
-}
 
 int run(const Arguments& arguments) {
   const std::string& path = arguments.positional[0];
@@ -48,19 +43,15 @@ int run(const Arguments& arguments) {
 
   std::function<void(int64_t, const Tensor&)> write;
   std::set<std::string> names;
-  const bool label_ids = arguments.has("ids") && arguments.get("ids") == "label";
-  if (arguments.has("ids") && !label_ids && arguments.get("ids") != "train")
-    throw Error(ErrorKind::kConfig, "\"" + arguments.get("ids") + "\" is not known", "--ids", "known: train, label");
-  if (label_ids && data->classes().label_ids.empty())
-    throw Error(ErrorKind::kConfig, "these classes have no Cityscapes label ids", "--ids label", "leave it out");
+  const auto ids = written_ids(arguments, data->classes().label_ids);
+  const Tensor ids_V = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()));
   if (arguments.has("predictions")) {
     const std::string folder = arguments.get("predictions");
     make_folders(folder);
     write = [&, folder](int64_t index, const Tensor& prediction_HW) {
       std::string name = std::filesystem::path(data->id(Split::kVal, index)).stem().string();
       if (!names.insert(name).second) name += "_" + std::to_string(index);  // the same name in two folders
-      auto label_HW = prediction_HW.to(at::kCPU);
-      if (label_ids) label_HW = to_label_ids(label_HW, data->classes());
+      const auto label_HW = ids_V.index_select(0, prediction_HW.to(at::kCPU).flatten()).view_as(prediction_HW);
       write_label_png(folder + "/" + name + ".png", label_HW.to(at::kByte));
     };
   }
