@@ -14,13 +14,14 @@ fi
 
 if (($# == 0)); then
   if [[ $(clang-format --version 2>/dev/null) == *"version 14."* ]]; then
-    find include models src tests -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror || {
+    find include models src tests examples -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror || {
       echo "test: error: the files above are not formatted; run clang-format -i on them" >&2
       status=1
     }
   fi
   bash tools/check/bad_input.sh || status=1
   bash tools/check/resume.sh 2 || status=1
+  bash tools/check/install.sh || status=1
   for method in prevmatch cps u2pl; do bash tools/check/resume.sh --method $method 1 || status=1; done
 fi
 
