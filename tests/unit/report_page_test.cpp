@@ -192,7 +192,7 @@ TEST(ReportPage, HoldsTheNumbersOfTheRun) {
   EXPECT_EQ(data["epochs"]["epoch"], (nlohmann::json{0, 1}));
   EXPECT_TRUE(data["epochs"]["loss"][0].is_null());  // before training there is none
   EXPECT_EQ(data["epochs"]["loss"][1], 1.25);
-  EXPECT_EQ(data["epochs"]["iou"][1][0], .12346);
+  EXPECT_EQ(data["epochs"]["iou"][1][0], .1234568);
   EXPECT_TRUE(data["epochs"]["iou"][0][1].is_null());
   EXPECT_EQ(data["confusion"]["counts"], (nlohmann::json{{3, 1}, {0, 2}}));
   EXPECT_NE(page.find("<td>1</td><td>1.2500</td>"), std::string::npos);  // where scripts do not run

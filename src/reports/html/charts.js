@@ -118,10 +118,10 @@ const lineSample = (colour, dash) =>
 
 // Curves over epochs.
 //   series   [{name, colour, dash, points: [[epoch, value], ..]}]
-//   format   value -> text;  low, high: fixed ends of the scale, where given
+//   format   value -> text;  low, high: fixed ends of the scale, where given;  span: [first, last] epoch of the axis
 //   marks    [{epoch, value, text, colour}]
 // Below the curves stand the newest values, or those of the epoch that is pointed at. Null where nothing is known.
-function lineChart({ title, note, series, format = brief, low, high, marks = [], height = 225 }) {
+function lineChart({ title, series, format = brief, low, high, span, marks = [], height = 225 }) {
   series = series.filter(({ points }) => points.some(([, value]) => known(value)));
   if (series.length === 0) return null;
   const epochs = [...new Set(series.flatMap(({ points }) => points.map(([epoch]) => epoch)))].sort((a, b) => a - b);
@@ -149,7 +149,7 @@ function lineChart({ title, note, series, format = brief, low, high, marks = [],
     const yTicks = ticks(range[0], range[1], 5);
     const left = Math.max(38, 8 + 6.6 * Math.max(...yTicks.map((tick) => axisText(format(tick)).length)));
     const [right, top, bottom] = [width - 12, 12, height - 24];
-    const [first, last] = [epochs[0], epochs[epochs.length - 1]];
+    const [first, last] = span;
     const x = (epoch) => (last === first ? (left + right) / 2 : left + ((epoch - first) / (last - first)) * (right - left));
     const y = (value) => bottom - ((value - range[0]) / (range[1] - range[0])) * (bottom - top);
     place = { x, y, left, right, top, bottom };
@@ -162,7 +162,7 @@ function lineChart({ title, note, series, format = brief, low, high, marks = [],
     drawing.append(svg("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
     drawing.append(svg("text", { x: 0, y: height - 8 }, "epoch"));
     for (const tick of ticks(first, last, narrow ? 4 : 7).filter(Number.isInteger))
-      drawing.append(svg("text", { x: x(tick), y: height - 8, "text-anchor": "middle" }, tick));
+      drawing.append(svg("text", { x: x(tick), y: height - 8, "text-anchor": x(tick) < left + 8 ? "start" : "middle" }, tick));
     for (const { colour, dash, points } of series) {
       drawing.append(svg("path", { class: "curve", d: pathOf(points, x, y), stroke: colour, "stroke-dasharray": dash }));
       const shown = points.length <= 30 ? points.filter(([, value]) => known(value)) : lonely(points);
@@ -182,7 +182,7 @@ function lineChart({ title, note, series, format = brief, low, high, marks = [],
 
   const label = () => `${title}: ` + series.map(({ name }, i) => `${name} ${newest[i][1] === null ? NONE : format(newest[i][1])}`).join(", ");
   function show(epoch) {
-    at.textContent = epoch === null ? (note ?? "") : `epoch ${epoch}`;
+    at.textContent = epoch === null ? "" : `epoch ${epoch}`;
     series.forEach(({ points }, i) => {
       const point = epoch === null ? newest[i] : points.find(([e]) => e === epoch);
       outputs[i].textContent = point && known(point[1]) ? format(point[1]) : NONE;

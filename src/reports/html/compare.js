@@ -66,9 +66,12 @@ function seeds() {
   );
 }
 
+const epochs = runs.flatMap((run) => run.epochs.epoch);
+const span = [Math.min(...epochs), Math.max(...epochs)];
+
 function curves() {
   const overlay = (title, column, options = {}) =>
-    lineChart({ title, series: runs.map((run, r) => ({ name: run.name, ...look[r], points: points(run, column) })), ...options });
+    lineChart({ span, title, series: runs.map((run, r) => ({ name: run.name, ...look[r], points: points(run, column) })), ...options });
   const format = (value) => percent(value, 1);
   const charts = [
     overlay("mIoU, %", "miou", { format }),
@@ -98,14 +101,12 @@ function classes() {
       }),
     })),
   ];
-  const epochs = runs.flatMap((run) => run.epochs.epoch);
-  const [first, last] = [Math.min(...epochs), Math.max(...epochs)];
   const charts = order.map((c) =>
     smallMultiple({
       title: names[c],
       colour: runs[0].classes[c].colour,
-      first,
-      last,
+      first: span[0],
+      last: span[1],
       series: runs.map((run, r) => ({ ...look[r], points: iouPoints(run, c) })),
       below: html("span", {}, `${percent(runs[0].newest?.label_share[c])} % of the pixels`),
     }),

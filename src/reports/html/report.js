@@ -128,6 +128,8 @@ function diagnosis() {
 
 // --- curves ---
 
+const span = [run.epochs.epoch[0], run.epochs.epoch[run.epochs.epoch.length - 1]];
+
 function curves() {
   const { best, last } = run.summary;
   const marks = [];
@@ -138,6 +140,7 @@ function curves() {
   }
   const charts = [
     lineChart({
+      span,
       title: "Scores on the validation images, %",
       format: (value) => percent(value, Math.abs(value) < 0.1 ? 2 : 1),
       marks,
@@ -148,6 +151,7 @@ function curves() {
       ],
     }),
     lineChart({
+      span,
       title: "Training loss",
       low: 0,
       series: [
@@ -161,6 +165,7 @@ function curves() {
       ],
     }),
     lineChart({
+      span,
       title: "Pseudo-labels, %",
       low: 0,
       high: 1,
@@ -170,7 +175,7 @@ function curves() {
         { name: "agreement", colour: "var(--amber)", dash: "7 4", points: points(run, "agreement") },
       ],
     }),
-    lineChart({ title: "Learning rate", low: 0, series: [{ name: "at the end of the epoch", colour: "var(--grey)", points: points(run, "lr") }] }),
+    lineChart({ span, title: "Learning rate", low: 0, series: [{ name: "at the end of the epoch", colour: "var(--grey)", points: points(run, "lr") }] }),
   ];
   return section("curves", "Curves", html("div", { class: "charts" }, charts));
 }
@@ -374,16 +379,17 @@ function classTable() {
 
 function speed() {
   const charts = [
-    lineChart({ title: "Images per second", low: 0, series: [{ name: "labelled and unlabelled", colour: "var(--blue)", points: points(run, "images_per_s") }] }),
+    lineChart({ span, title: "Images per second", low: 0, series: [{ name: "labelled and unlabelled", colour: "var(--blue)", points: points(run, "images_per_s") }] }),
     lineChart({
+      span,
       title: "Time spent waiting for data, %",
       low: 0,
       high: Math.max(0.1, ...run.epochs.data_wait.filter(known)),
       format: (value) => percent(value, 1),
       series: [{ name: "data wait", colour: "var(--orange)", points: points(run, "data_wait") }],
     }),
-    lineChart({ title: "Seconds per epoch, evaluation included", low: 0, series: [{ name: "seconds", colour: "var(--grey)", points: points(run, "seconds") }] }),
-    lineChart({ title: "Peak memory, MB", low: 0, series: [{ name: "peak memory", colour: "var(--pink)", points: points(run, "peak_memory_mb") }] }),
+    lineChart({ span, title: "Seconds per epoch, evaluation included", low: 0, series: [{ name: "seconds", colour: "var(--grey)", points: points(run, "seconds") }] }),
+    lineChart({ span, title: "Peak memory, MB", low: 0, series: [{ name: "peak memory", colour: "var(--pink)", points: points(run, "peak_memory_mb") }] }),
   ];
   return section("speed", "Speed", html("div", { class: "charts" }, charts));
 }

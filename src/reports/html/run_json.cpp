@@ -23,7 +23,7 @@ using Json = nlohmann::ordered_json;
 
 Json rounded(double value) {
   if (!std::isfinite(value)) return nullptr;
-  return std::strtod(format("%.5g", value).c_str(), nullptr);
+  return std::strtod(format("%.7g", value).c_str(), nullptr);
 }
 Json rounded(const MaybeFraction& value) { return value ? rounded(*value) : Json(nullptr); }
 

@@ -8,7 +8,7 @@
 namespace semiseg {
 
 // Names of classes, epochs by columns, the newest and the best epoch's scores by class, the confusion matrix, alarms. Numbers
-// have five significant digits; what is not known is null.
+// have seven significant digits; what is not known is null.
 nlohmann::ordered_json json_of_run(const RunRecord& run);
 
 // The rest of a run's own page: diagnosis, settings with their origins, environment, pictures as data URIs.
