@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "semiseg/files.h"
+#include "semiseg/train.h"
 
 namespace semiseg {
 namespace {
@@ -77,16 +78,20 @@ std::vector<std::string> distinct_names(const std::vector<RunRecord>& runs) {
 }
 
 std::vector<std::vector<size_t>> repetitions(const std::vector<RunRecord>& runs) {
+  const auto repeats = [&](size_t a, size_t b) {
+    const std::vector<std::string> keys = differing_keys(*runs[a].config, *runs[b].config);
+    return std::all_of(keys.begin(), keys.end(), [](const std::string& key) {
+      return key == "seed" || key == "run.name" || key == "run.dir" || may_change_on_resume(key);
+    });
+  };
   std::vector<std::vector<size_t>> groups;
-  std::map<std::string, size_t> group_of;  // by settings
   for (size_t r = 0; r < runs.size(); ++r) {
     if (!runs[r].config) continue;
-    Config config = *runs[r].config;
-    config.seed = 0;
-    config.run.name = config.run.dir = "";
-    const auto [group, is_new] = group_of.emplace(to_yaml(config), groups.size());
-    if (is_new) groups.emplace_back();
-    groups[group->second].push_back(r);
+    const auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& other) { return repeats(other[0], r); });
+    if (group == groups.end())
+      groups.push_back({r});
+    else
+      group->push_back(r);
   }
   std::erase_if(groups, [](const auto& group) { return group.size() < 2; });
   return groups;

@@ -32,7 +32,7 @@ RunSummary summarize(const RunRecord& run);
 // The names of several runs: of their folders, with the path in front where that is needed to tell them apart.
 std::vector<std::string> distinct_names(const std::vector<RunRecord>& runs);
 
-// Indices of runs whose settings differ in seed, name and folder alone: two or more in each group.
+// Indices of runs whose settings differ in the seed, and in what does not change results, alone: two or more in each group.
 std::vector<std::vector<size_t>> repetitions(const std::vector<RunRecord>& runs);
 
 // Mean IoU of the rarest third, rounded up, of the classes with labelled pixels; nothing where there are no values of classes.

@@ -105,6 +105,7 @@ TEST(RunSummary, RepetitionsDifferInTheSeedAlone) {
     runs[r].config->run.name = str("run", r);
   }
   runs[1].config->optim.lr = .5;
+  runs[2].config->report.every_steps = 20;
   EXPECT_EQ(repetitions(runs), (std::vector<std::vector<size_t>>{{0, 2, 3}}));
 }
 
