@@ -251,7 +251,7 @@ examples:
   python tools/check/export.py street.onnx --reference check.safetensors      # in another runtime
   semiseg export fpn_from_python.pth configs/camvid/supervised.yaml -o weights.safetensors data.root=/data/camvid)",
     .flags = {{"o", "FILE", "file to write"},
-              {"fold", "", "put batch normalisation into the convolutions: faster, the same logits to rounding"},
+              {"fold", "", "put batch normalisation into the convolutions: fewer operations, the same logits to rounding"},
               {"output", "NAME", "logits (default), low_resolution (at stride 4) or classes"},
               {"image", "FILE", "a picture to run the networks against each other on"},
               {"reference", "FILE", "write input and output of semiseg's own network as .safetensors"},
