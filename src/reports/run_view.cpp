@@ -125,7 +125,7 @@ class View {
       double seconds = 0;
       for (const EpochRecord& record : run_.record.history) seconds += record.seconds;
       words += "  " + duration(seconds) + " in all";
-    } else if (status_.seconds_left && *status_.seconds_left > 0) {
+    } else if (run_.life == Life::kRunning && status_.seconds_left && *status_.seconds_left > 0) {
       words += "  " + duration(*status_.seconds_left) + " left";
     }
     const int width = std::min(40, screen_.columns - static_cast<int>(words.size()) - 3);
