@@ -14,6 +14,11 @@ using Json = nlohmann::ordered_json;
 
 std::string code(const Json& value) { return "`" + (value.is_string() ? value.get<std::string>() : value.dump()) + "`"; }
 
+std::string number_text(const Json& value) {
+  const std::string text = value.dump();
+  return text.ends_with(".0") ? text.substr(0, text.size() - 2) : text;
+}
+
 // What a setting takes, from its JSON schema.
 std::string values_of(const Json& schema) {
   if (schema.contains("anyOf")) {
@@ -37,12 +42,16 @@ std::string values_of(const Json& schema) {
     const bool fixed = schema.contains("maxItems");
     return (fixed ? "list of " + schema["maxItems"].dump() : std::string("list")) + ", each " + values_of(schema.at("items"));
   }
-  if (type == "string") return schema.contains("pattern") ? "text like " + code(schema["pattern"]) : "text";
+  if (type == "string" && schema.contains("pattern")) {
+    const std::string pattern = schema["pattern"];  // ^(...)$
+    return code(pattern.substr(2, pattern.size() - 4));
+  }
+  if (type == "string") return "text";
   std::string text = type == "integer" ? "whole number" : "number";
   std::string bounds;
   for (const auto& [key, sign] :
        {std::pair{"minimum", ">= "}, {"exclusiveMinimum", "> "}, {"maximum", "<= "}, {"exclusiveMaximum", "< "}})
-    if (schema.contains(key)) bounds += (bounds.empty() ? " " : ", ") + (sign + schema[key].dump());
+    if (schema.contains(key)) bounds += (bounds.empty() ? " " : ", ") + (sign + number_text(schema[key]));
   return text + bounds;
 }
 
