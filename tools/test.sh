@@ -20,6 +20,7 @@ if (($# == 0)); then
     }
   fi
   bash tools/check/bad_input.sh || status=1
+  python3 tools/check/docs.py || status=1
   bash tools/check/resume.sh 2 || status=1
   bash tools/check/install.sh || status=1
   for method in prevmatch cps u2pl; do bash tools/check/resume.sh --method $method 1 || status=1; done
