@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "semiseg/error.h"
 
@@ -40,6 +41,25 @@ void sync_folder(const std::string& folder) {
   if (result != 0 && error != EINVAL) fail("sync the folder", folder, error);
 }
 
+struct FailedWrite {
+  size_t bytes;  // that were still to be written
+  int error;
+};
+
+std::optional<FailedWrite> write_all(int fd, const void* data, size_t bytes) {
+  const char* at = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::write(fd, at, bytes);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return FailedWrite{bytes, errno};
+    }
+    at += written;
+    bytes -= static_cast<size_t>(written);
+  }
+  return std::nullopt;
+}
+
 std::string temporary_name(const std::string& path) { return path + kTemporary + std::to_string(::getpid()); }
 
 }  // namespace
@@ -56,16 +76,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::write(fd_, at, bytes);
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail(str("write ", bytes, " bytes"), path_, errno);
-    }
-    at += written;
-    bytes -= static_cast<size_t>(written);
-  }
+  if (const auto failed = write_all(fd_, data, bytes)) fail(str("write ", failed->bytes, " bytes"), path_, failed->error);
 }
 
 void AtomicFile::commit(Durability durability) {
@@ -93,6 +104,21 @@ void AtomicPath::commit() {
   if (synced != 0) fail("sync the file", path_, error);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("put the file in its place", path_, errno);
   sync_folder(folder_of(path_));
+}
+
+AppendFile::AppendFile(std::string path) : path_(std::move(path)) {
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail("create the file", path_, errno);
+}
+
+AppendFile::~AppendFile() { ::close(fd_); }
+
+void AppendFile::append(std::string_view bytes) {
+  if (const auto failed = write_all(fd_, bytes.data(), bytes.size())) {
+    if (::ftruncate(fd_, size_) != 0) fail("take back what was written to the file", path_, errno);
+    fail(str("write ", failed->bytes, " bytes"), path_, failed->error);
+  }
+  size_ += static_cast<int64_t>(bytes.size());
 }
 
 void write_file(const std::string& path, std::string_view bytes) {

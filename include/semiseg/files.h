@@ -49,6 +49,23 @@ class AtomicPath {
 
 void write_file(const std::string& path, std::string_view bytes);  // atomic
 
+// A new file that grows while others read it, such as a log of events. A piece that cannot be written whole is taken back; one
+// that a kill of the process interrupts may be left incomplete.
+class AppendFile {
+ public:
+  explicit AppendFile(std::string path);  // throws, too, where there is such a file already
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  void append(std::string_view bytes);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  int64_t size_ = 0;
+};
+
 void make_folders(const std::string& path);
 
 // Reads a whole file.

@@ -26,6 +26,24 @@ class Files : public testing::Test {
     for (const auto& entry : fs::directory_iterator(dir_)) names.push_back(entry.path().filename());
     return names;
   }
+  // The file size limit stands in for a full disk: write() stops in the middle with an error.
+  void expect_disk_error_beyond(rlim_t bytes, const std::function<void()>& write) const {
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit small{bytes, before.rlim_max};
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    try {
+      write();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kDisk);
+      EXPECT_EQ(e.where(), dir_ + "/a");
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, handler);
+  }
+
   std::string dir_;
 };
 
@@ -49,23 +67,19 @@ TEST_F(Files, KeepsTheOldFileUntilCommit) {
 
 TEST_F(Files, AWriteThatFailsHalfWayLeavesTheOldFile) {
   write_file(dir_ + "/a", "old");
-  // The file size limit stands in for a full disk: write() stops in the middle with an error.
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  const rlimit small{1000, before.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  setrlimit(RLIMIT_FSIZE, &small);
-  try {
-    write_file(dir_ + "/a", std::string(5000, 'x'));
-    ADD_FAILURE() << "no error";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kDisk);
-    EXPECT_EQ(e.where(), dir_ + "/a");
-  }
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
+  expect_disk_error_beyond(1000, [&] { write_file(dir_ + "/a", std::string(5000, 'x')); });
   EXPECT_EQ(read_file(dir_ + "/a"), "old");
   EXPECT_EQ(names(), std::vector<std::string>{"a"});
+}
+
+TEST_F(Files, APieceThatCannotBeAppendedWholeIsTakenBack) {
+  AppendFile file(dir_ + "/a");
+  file.append("one");
+  expect_disk_error_beyond(1000, [&] { file.append(std::string(5000, 'x')); });
+  EXPECT_EQ(read_file(dir_ + "/a"), "one");
+  file.append("two");
+  EXPECT_EQ(read_file(dir_ + "/a"), "onetwo");
+  EXPECT_THROW(AppendFile(dir_ + "/a"), Error);  // there is one
 }
 
 TEST_F(Files, ErrorsNameThePath) {
