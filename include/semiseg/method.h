@@ -17,6 +17,12 @@
 
 namespace semiseg {
 
+// Labels of unlabelled images, and where they are learned from.
+struct AcceptedLabels {
+  Tensor class_BHW;     // int64
+  Tensor accepted_BHW;  // bool
+};
+
 // Owns every network it trains or averages; saved, moved and seeded as one module. Networks are registered under "student",
 // "teacher", "twin".
 class Method : public torch::nn::Module {
@@ -32,6 +38,9 @@ class Method : public torch::nn::Module {
   virtual Segmenter& student() = 0;
   // Every module whose parameters are optimized, by the name it is registered under; the student first.
   virtual std::vector<NamedModule> trained() { return {{"student", &student()}}; }
+  // What step() would learn of these weak views now, for a report: by networks in eval mode and statistics as they are, neither
+  // of which it changes, and without a draw. Nothing where the method gives no labels.
+  virtual std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch&, const Progress&) { return std::nullopt; }
   // At the end of each epoch, after its evaluation: `miou` is nothing where there was none. Methods that keep past models.
   virtual void end_epoch(const Progress&, std::optional<double> /*miou*/) {}
 };

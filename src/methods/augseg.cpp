@@ -77,6 +77,13 @@ class AugSeg : public Method {
     return out;
   }
 
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    const auto logits_BKhw = predict_logits(teacher_.network(), images.weak_BCHW);
+    const auto labels =
+        make_pseudo_labels(alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw, images.valid_BHW, images.truth_BHW);
+    return AcceptedLabels{labels.class_BHW, threshold_->accept(labels)};
+  }
+
   void after_update(const Progress& progress) override {
     teacher_.follow(*student_, progress.step < progress.steps_per_epoch ? 0 : progress.step);
   }

@@ -68,6 +68,13 @@ class CrossPseudoSupervision : public Method {
     return out;
   }
 
+  // Those of the first network, which step() counts.
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    const auto& [network, labeler] = branches_[0];
+    const auto labels = labeler->label(predict_logits(*network, images.weak_BCHW), images);
+    return AcceptedLabels{labels.class_BHW, labeler->accept(labels)};
+  }
+
  private:
   struct Branch {
     std::shared_ptr<Segmenter> network;

@@ -93,6 +93,11 @@ class WeakToStrong : public Method {
     return out;
   }
 
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
+    const auto labels = labeler_->label(teacher_.predict(images.weak_BCHW, progress), images);
+    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+  }
+
   void after_update(const Progress& progress) override { teacher_.after_update(progress); }
   void end_epoch(const Progress& progress, std::optional<double>) override { teacher_.end_epoch(progress); }
 

@@ -52,6 +52,11 @@ class MeanTeacher : public Method {
     return out;
   }
 
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    const auto labels = make_pseudo_labels(predict_logits(teacher_.network(), images.weak_BCHW), images.valid_BHW, {});
+    return AcceptedLabels{labels.class_BHW, labels.valid_BHW};
+  }
+
   void after_update(const Progress& progress) override { teacher_.follow(*student_, progress.step); }
 
  private:

@@ -185,6 +185,12 @@ class PrevMatch : public Method {
     return out;
   }
 
+  // The student's own, as in UniMatch; past models label too while one is stored.
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    const auto labels = labeler_->label(predict_logits(*student_, images.weak_BCHW), images);
+    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+  }
+
   void end_epoch(const Progress&, std::optional<double> miou) override {
     if (miou) past_->offer(*student_, *miou);
   }

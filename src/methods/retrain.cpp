@@ -39,9 +39,8 @@ class Retrain : public Method {
     const auto logits_BKhw = student_->forward(at::cat({image_BCHW, strong_BCHW}));
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, image_BCHW.size(0)), label_BHW);
 
-    const auto& file_BHW = unlabeled.truth_BHW;
-    const auto labeled_BHW = unlabeled.valid_BHW.logical_and(file_BHW != kIgnore);
-    const PseudoLabels labels{at::where(labeled_BHW, file_BHW, 0), at::ones_like(file_BHW, at::kFloat), labeled_BHW, {}};
+    const auto [file_BHW, labeled_BHW] = *pseudo_labels(unlabeled, progress);
+    const PseudoLabels labels{file_BHW, at::ones_like(file_BHW, at::kFloat), labeled_BHW, {}};
     auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, image_BCHW.size(0), strong_BCHW.size(0)), labels, labeled_BHW,
                                           weight_K_, /*divide_by_accepted=*/true);
     if (config_.normalize == "valid")
@@ -54,6 +53,12 @@ class Retrain : public Method {
     // What was rejected when the files were written has no class to be counted under.
     count_pseudo_labels(labels, labeled_BHW, num_classes_, &out);
     return out;
+  }
+
+  // From the files; 0 where they have none.
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    const auto labeled_BHW = images.valid_BHW.logical_and(images.truth_BHW != kIgnore);
+    return AcceptedLabels{at::where(labeled_BHW, images.truth_BHW, 0), labeled_BHW};
   }
 
  private:

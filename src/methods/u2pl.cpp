@@ -167,14 +167,8 @@ class U2pl : public Method {
     const auto valid_Bhw = pseudo_Bhw != kIgnore;
 
     // Below the percentile a pixel is a label. The unreliable share shrinks to 0 over the run.
-    const double left = 1 - static_cast<double>(progress.step) / static_cast<double>(progress.total_steps);
-    const auto reliable_Bhw =
-        (unsure_Bhw < percentile(unsure_Bhw, valid_Bhw, 1 - kUnreliableShare * left)).logical_and(valid_Bhw);
-    const auto accepted_BHW =
-        at::upsample_nearest2d(reliable_Bhw.unsqueeze(1).to(at::kFloat), {label_BHW.size(1), label_BHW.size(2)})
-            .squeeze(1)
-            .to(at::kBool)
-            .logical_and(labels.valid_BHW);
+    const double left = share_left(progress);
+    const auto accepted_BHW = reliable(unsure_Bhw, valid_Bhw, labels.valid_BHW, left);
     const auto valid_share = labels.valid_BHW.sum().to(at::kFloat);
     const auto kept = accepted_BHW.sum().to(at::kFloat).clamp_min(1);
     const auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, labeled, B), labels, accepted_BHW, {},
@@ -205,7 +199,34 @@ class U2pl : public Method {
     follow_as_average(*teacher_projector_, *projector_, config_.ema_decay, progress.step);
   }
 
+  // By the entropies of the weak views themselves, unmixed.
+  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
+    const auto logits_BKhw = predict_logits(teacher_.network(), images.weak_BCHW);
+    const auto labels = make_pseudo_labels(logits_BKhw, images.valid_BHW, images.truth_BHW);
+    const auto valid_Bhw =
+        at::upsample_nearest2d(images.valid_BHW.unsqueeze(1).to(at::kFloat), {logits_BKhw.size(2), logits_BKhw.size(3)})
+            .squeeze(1)
+            .to(at::kBool);
+    const auto entropy_Bhw = entropy(logits_BKhw.to(at::kFloat).softmax(1));
+    return AcceptedLabels{labels.class_BHW, reliable(entropy_Bhw, valid_Bhw, labels.valid_BHW, share_left(progress))};
+  }
+
  private:
+  // Of the run: 1 at its beginning, 0 at its end.
+  static double share_left(const Progress& progress) {
+    return 1 - static_cast<double>(progress.step) / static_cast<double>(progress.total_steps);
+  }
+
+  // bool [B, H, W]: below the percentile, whose unreliable share shrinks with the share of the run that is left.
+  static Tensor reliable(const Tensor& entropy_Bhw, const Tensor& valid_Bhw, const Tensor& valid_BHW, double left) {
+    const auto reliable_Bhw =
+        (entropy_Bhw < percentile(entropy_Bhw, valid_Bhw, 1 - kUnreliableShare * left)).logical_and(valid_Bhw);
+    return at::upsample_nearest2d(reliable_Bhw.unsqueeze(1).to(at::kFloat), {valid_BHW.size(1), valid_BHW.size(2)})
+        .squeeze(1)
+        .to(at::kBool)
+        .logical_and(valid_BHW);
+  }
+
   // All at the logits' stride. `sure_Bhw`: pixels that anchors and prototypes come from; `confused_Bhw`: negatives.
   Tensor contrastive_loss(const Tensor& query_BDhw, const Tensor& key_BDhw, const Tensor& probability_BKhw,
                           const Tensor& label_Bhw, const Tensor& sure_Bhw, const Tensor& confused_Bhw, int64_t labeled,

@@ -214,6 +214,33 @@ TEST(Methods, CountTheLabelsOfWeakViewsBeforeMixing) {
   }
 }
 
+TEST(Methods, LabelForAReportWhatTheyCountAndLeaveNoTrace) {
+  for (const std::string& name : methods_with_a_step()) {
+    std::vector<SemiConfig> configs = variants_of(name);
+    configs.push_back(config_of(name));
+    for (const SemiConfig& config : configs) {
+      SCOPED_TRACE(describe(config));
+      const auto asked = make(config), alone = make(config);
+      for (int64_t i = 0; i < 3; ++i) train(*asked, i), train(*alone, i);
+      const TrainBatch batch = make_batch(asked->needs(), 0.6);
+      const auto labels = asked->pseudo_labels(batch.unlabeled, {3, 100, 2});
+      ASSERT_EQ(labels.has_value(), name != "supervised");
+      if (labels) {
+        EXPECT_EQ(labels->class_BHW.sizes(), batch.unlabeled.valid_BHW.sizes());
+        EXPECT_FALSE(labels->accepted_BHW.logical_and(batch.unlabeled.valid_BHW.logical_not()).any().item<bool>());
+        EXPECT_FALSE(labels->class_BHW.requires_grad());
+        EXPECT_TRUE(labels->class_BHW.lt(K).all().item<bool>());
+      }
+      for (const NamedModule& trained : asked->trained()) EXPECT_TRUE(trained.module->is_training());
+      train(*asked, 3), train(*alone, 3);
+      const auto tensors = asked->named_parameters(), others = alone->named_parameters();
+      for (const auto& item : tensors) EXPECT_TRUE(item.value().equal(others[item.key()])) << item.key();
+      const auto buffers = asked->named_buffers(), other_buffers = alone->named_buffers();
+      for (const auto& item : buffers) EXPECT_TRUE(item.value().equal(other_buffers[item.key()])) << item.key();
+    }
+  }
+}
+
 TEST(Methods, LearnFromLabelsAloneDuringBurnIn) {
   for (const std::string& name : methods_with_a_step()) {
     if (!reads(name, "semi.burn_in_epochs")) continue;
