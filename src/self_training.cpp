@@ -177,6 +177,16 @@ class StageReport : public Reporter {
     to_run_.step(whole);
   }
 
+  void first_batch(const FirstBatch& batch) override {
+    if (past_.history.empty()) to_run_.first_batch(batch);
+  }
+
+  void samples(const EpochSamples& samples) override {
+    EpochSamples whole = samples;
+    whole.epoch += static_cast<int64_t>(past_.history.size());
+    to_run_.samples(whole);
+  }
+
   void epochs(const std::vector<EpochRecord>& history, bool resumed) override {
     own_.epochs(history, resumed);
     const std::vector<EpochRecord> all = past_.with(history);

@@ -10,6 +10,7 @@
 
 #include "observers.h"
 #include "preflight.h"
+#include "samples.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/files.h"
@@ -84,9 +85,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   warn_of_full_disk(folder.dir(), config, *method, optimizer);
 
   folder.open(config, data->classes(), state, device, bf16);
-  report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step});
+  report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step, &data->classes(),
+                counts ? &*counts : nullptr});
   if (from) report.epochs(state.history, /*resumed=*/true);
   Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
+  SampleImages samples(*data, config.report.samples, needs.unlabeled, state.label_share);
   const EvalOptions eval_options = make_eval_options(config, device, bf16);
   const auto save = [&](const std::string& name) {
     save_checkpoint(folder.dir() + "/checkpoints/" + name + ".safetensors", config, data->classes(), state, *method, optimizer);
@@ -97,7 +100,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   // A time limit leaves room for one step, so that a chain of short jobs gets ahead.
   const auto stopping = [&] { return stop_signal() != 0 && (stop_signal() != SIGALRM || state.step > first_step); };
   const auto score = [&](int64_t epoch) {
-    return validate(method->predictor(), *data, eval_options, {Phase::kEvaluating, epoch, state.step}, stopping, report);
+    return validate(method->predictor(), *data, eval_options, {Phase::kEvaluating, epoch, state.step}, stopping,
+                    samples.watch(), report);
   };
 
   if (config.eval.first && !from)
@@ -146,6 +150,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         method->end_epoch({state.step, total_steps, steps_per_epoch}, scores ? std::optional(scores->miou) : std::nullopt);
         if (best) save("best");  // a file of its own: damage to one leaves the other
         save("last");
+        if (scores && !samples.empty())
+          report.samples(samples.collect(epoch, *method, {state.step, total_steps, steps_per_epoch}, eval_options));
         report.epochs(state.history, /*resumed=*/false);
         loader.take_wait_seconds();
         watch.restart();
@@ -162,8 +168,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       std::vector<TrainBatch> batches;
       for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(state.step * accumulate + micro));
 
+      const Progress progress{state.step, total_steps, steps_per_epoch};
+      if (state.step == 0) report.first_batch({&batches[0], mixed_views(config.semi, *method, batches[0], progress)});
+
       between_steps = false;
-      update(config, device, {state.step, total_steps, steps_per_epoch}, batches, *method, optimizer, &state.epoch_sums);
+      update(config, device, progress, batches, *method, optimizer, &state.epoch_sums);
       ++state.step;
       between_steps = true;
       report.activity({Phase::kTraining, epoch, state.step});

@@ -182,13 +182,15 @@ EvalOptions make_eval_options(const Config& config, torch::Device device, bool b
 }
 
 std::optional<Scores> validate(Segmenter& network, const Dataset& data, const EvalOptions& options, Activity now,
-                               const std::function<bool()>& stop, Reporter& report) {
+                               const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen,
+                               Reporter& report) {
   now.of = data.size(Split::kVal);
-  return evaluate(network, data, Split::kVal, options, [&] {
+  const auto stop_before_next = [&] {
     report.activity(now);
     ++now.images;
     return stop();
-  });
+  };
+  return evaluate(network, data, Split::kVal, options, stop_before_next, seen);
 }
 
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {

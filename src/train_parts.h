@@ -61,9 +61,11 @@ EvalOptions make_eval_options(const Config& config, torch::Device device, bool b
 void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
             Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums);
 
-// Scores on the validation images; `report` hears of each image as `now`, counted on. Nothing when `stop` says so.
+// Scores on the validation images; `report` hears of each image as `now`, counted on; `seen` as in evaluate(). Nothing when
+// `stop` says so.
 std::optional<Scores> validate(Segmenter& network, const Dataset& data, const EvalOptions& options, Activity now,
-                               const std::function<bool()>& stop, Reporter& report);
+                               const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen,
+                               Reporter& report);
 
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);

@@ -7,14 +7,20 @@
 
 #include "semiseg/config.h"
 #include "semiseg/metrics.h"
+#include "semiseg/types.h"
 
 namespace semiseg {
+
+struct ClassSet;
+struct ClassCounts;
 
 struct RunInfo {
   std::string dir;
   const Config* config = nullptr;
   std::vector<std::string> class_names;
   int64_t total_steps = 0, steps_per_epoch = 0, first_step = 0;
+  const ClassSet* classes = nullptr;            // lives as long as training goes on
+  const ClassCounts* labeled_counts = nullptr;  // of the labelled list, for begin() alone; nothing on resume
 };
 
 // Values read from the device every report.every_steps updates.
@@ -34,6 +40,29 @@ struct Activity {
   int64_t images = 0, of = 0;  // evaluated so far, and in all
 };
 
+// The first micro-batch of a run, and its strong views as mixed (samples.h: mixed_views); empty where nothing is mixed.
+struct FirstBatch {
+  const TrainBatch* batch = nullptr;
+  std::vector<Tensor> mixed_BCHW;
+};
+
+// Images that are the same in each evaluated epoch, on the host.
+struct ScoredSample {
+  std::string id;
+  Tensor image_HWC, label_HW, prediction_HW;  // uint8
+};
+struct PseudoLabeledSample {
+  std::string id;
+  Tensor image_HWC, pseudo_HW;  // uint8
+  Tensor accepted_HW;           // bool: where the pseudo-label is learned from
+  Tensor prediction_HW;         // uint8
+};
+struct EpochSamples {
+  int64_t epoch = 0;
+  std::vector<ScoredSample> scored;            // of the validation list
+  std::vector<PseudoLabeledSample> unlabeled;  // empty where the method gives no pseudo-labels
+};
+
 enum class RunState { kRunning, kDone, kStopped, kFailed };
 
 class Reporter {
@@ -42,7 +71,11 @@ class Reporter {
   virtual void begin(const RunInfo&) {}
   // After every step and before every image of an evaluation.
   virtual void activity(const Activity&) {}
+  // Before the first update of a new run.
+  virtual void first_batch(const FirstBatch&) {}
   virtual void step(const StepReport&) {}
+  // After an evaluation, before epochs() tells its scores.
+  virtual void samples(const EpochSamples&) {}
   // After each epoch, and once on resume with the history of the checkpoint.
   virtual void epochs(const std::vector<EpochRecord>&, bool /*resumed*/) {}
   virtual void end(RunState, int /*exit_code*/, const std::string& /*message*/) {}
@@ -57,6 +90,12 @@ class Reporters : public Reporter {
   }
   void activity(const Activity& now) override {
     for (auto& r : all_) r->activity(now);
+  }
+  void first_batch(const FirstBatch& batch) override {
+    for (auto& r : all_) r->first_batch(batch);
+  }
+  void samples(const EpochSamples& samples) override {
+    for (auto& r : all_) r->samples(samples);
   }
   void step(const StepReport& report) override {
     for (auto& r : all_) r->step(report);
@@ -74,6 +113,8 @@ class Reporters : public Reporter {
 
 std::unique_ptr<Reporter> make_metrics_file();  // metrics.jsonl, metrics.csv
 std::unique_ptr<Reporter> make_status_file();   // status.json
+std::unique_ptr<Reporter> make_pictures();      // confusion_matrix.png, results.png, samples/ and the like
+std::unique_ptr<Reporter> make_tensorboard();   // events.out.tfevents.*, with the pictures that are there already
 std::unique_ptr<Reporter> make_terminal();      // progress line and per-class table
 // report.html. REQUIRES: comes after the files that it is made of, which it reads from the run folder.
 std::unique_ptr<Reporter> make_html_report();

@@ -1,9 +1,10 @@
-// report: writes a run's report.html anew.
+// report: writes a run's report.html and its pictures anew.
 #include <cstdio>
 #include <filesystem>
 
 #include "commands/command.h"
 #include "reports/html/page.h"
+#include "reports/pictures.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -13,7 +14,7 @@ int run(const Arguments& arguments) {
   std::string dir = arguments.positional[0];
   while (dir.size() > 1 && dir.back() == '/') dir.pop_back();
   if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
-  // Pictures first: the page holds them.
+  rewrite_pictures(read_run(dir));  // first: the page holds them
   std::printf("%s\n", write_report(dir).c_str());
   return 0;
 }
@@ -21,13 +22,14 @@ int run(const Arguments& arguments) {
 const bool kRegistered = add_command({
     .name = "report",
     .synopsis = "RUN",
-    .summary = "rewrites a run's report.html from what its folder holds",
+    .summary = "rewrites a run's report.html and pictures from what its folder holds",
     .details = R"(examples:
   semiseg report runs/first
   xdg-open $(semiseg report runs/first)             writes it and opens it in the browser
 
 The page is one file with everything in it: it may be sent by mail or opened without a network. While a run goes on it is
-rewritten after every epoch, unless report.html is false.)",
+rewritten after every epoch, unless report.html is false. confusion_matrix.png and results.png are drawn again, too; sample pictures,
+which need the network, stay as they are.)",
     .flags = {},
     .min_positional = 1,
     .max_positional = 1,

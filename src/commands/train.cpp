@@ -71,6 +71,8 @@ int run(const Arguments& arguments) {
   Reporters report;
   report.add(make_metrics_file());
   report.add(make_status_file());
+  report.add(make_pictures());
+  if (config.report.tensorboard) report.add(make_tensorboard());  // after the pictures, which it takes in
   report.add(make_terminal());
   if (config.report.html) report.add(make_html_report());
   try {

@@ -1,0 +1,139 @@
+#include "samples.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <set>
+
+#include "semiseg/device.h"
+#include "semiseg/loader.h"
+#include "semiseg/pseudo_label.h"
+
+namespace semiseg {
+namespace {
+
+constexpr int64_t kMostCandidates = 64;  // whose labels are read
+constexpr int64_t kFewestPixels = 50;    // of a class, so that one can see it
+
+// Classes that can be seen in a label.
+std::set<int64_t> classes_in(const Tensor& label_HW, int64_t num_classes) {
+  std::vector<int64_t> pixels(256, 0);
+  const Tensor packed = label_HW.contiguous();
+  const auto* label = packed.const_data_ptr<uint8_t>();
+  for (int64_t i = 0; i < packed.numel(); ++i) ++pixels[label[i]];
+  std::set<int64_t> classes;
+  for (int64_t c = 0; c < num_classes; ++c)
+    if (pixels[static_cast<size_t>(c)] >= kFewestPixels) classes.insert(c);
+  return classes;
+}
+
+// One image as a batch that the network can take: padded with the mean colour, which is not valid.
+UnlabeledBatch whole_view(const Sample& sample, const EvalOptions& options) {
+  const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
+  const std::vector<int64_t> padding{0, padded_side(W) - W, 0, padded_side(H) - H};
+  UnlabeledBatch batch;
+  batch.weak_BCHW =
+      at::constant_pad_nd(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std), padding, 0)
+          .contiguous(at::MemoryFormat::ChannelsLast);
+  batch.valid_BHW = at::constant_pad_nd(at::ones({1, H, W}, at::kBool), padding, 0).to(options.device);
+  if (sample.label_HW.defined())
+    batch.truth_BHW = at::constant_pad_nd(sample.label_HW.unsqueeze(0).to(at::kLong), padding, kIgnore).to(options.device);
+  return batch;
+}
+
+// A network in eval mode for a while.
+class Evaluating {
+ public:
+  explicit Evaluating(Segmenter& network) : network_(network), training_(network.is_training()) { network.eval(); }
+  ~Evaluating() { network_.train(training_); }
+  Evaluating(const Evaluating&) = delete;
+  Evaluating& operator=(const Evaluating&) = delete;
+
+ private:
+  Segmenter& network_;
+  bool training_;
+};
+
+}  // namespace
+
+std::vector<int64_t> choose_samples(const Dataset& data, Split split, int64_t count, const std::vector<double>& label_share_K) {
+  const int64_t images = data.size(split), parts = std::min(count, images);
+  std::vector<int64_t> chosen;
+  std::set<int64_t> shown;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t begin = part * images / parts, end = (part + 1) * images / parts;
+    const int64_t candidates = std::min(end - begin, std::max<int64_t>(1, kMostCandidates / parts));
+    int64_t best = begin;
+    double most = -1;
+    std::set<int64_t> of_best;
+    for (int64_t i = 0; i < candidates; ++i) {
+      const int64_t index = begin + i * (end - begin) / candidates;
+      const auto classes = classes_in(data.label(split, index), static_cast<int64_t>(label_share_K.size()));
+      double rarity = 0;
+      for (const int64_t c : classes)
+        if (shown.count(c) == 0) rarity -= std::log(std::max(label_share_K[static_cast<size_t>(c)], 1e-6));
+      if (rarity > most) most = rarity, best = index, of_best = classes;
+    }
+    chosen.push_back(best);
+    shown.merge(of_best);
+  }
+  return chosen;
+}
+
+SampleImages::SampleImages(const Dataset& data, int64_t count, bool unlabeled, const std::vector<double>& label_share_K)
+    : data_(data), scored_(choose_samples(data, Split::kVal, count, label_share_K)) {
+  const int64_t images = unlabeled ? data.size(Split::kUnlabeled) : 0, few = std::min((count + 1) / 2, images);
+  for (int64_t i = 0; i < few; ++i) unlabeled_.push_back(i * images / few);
+}
+
+std::function<void(int64_t, const Tensor&)> SampleImages::watch() {
+  if (empty()) return {};
+  return [this](int64_t index, const Tensor& prediction_HW) {
+    if (std::find(scored_.begin(), scored_.end(), index) != scored_.end())
+      prediction_HW_[index] = prediction_HW.to(at::kCPU, at::kByte);
+  };
+}
+
+EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress& progress, const EvalOptions& options) const {
+  EpochSamples samples{epoch, {}, {}};
+  for (const int64_t index : scored_) {
+    const Sample sample = data_.get(Split::kVal, index);
+    samples.scored.push_back({sample.id, sample.image_HWC, sample.label_HW, prediction_HW_.at(index)});
+  }
+  const at::NoGradGuard no_grad;
+  for (const int64_t index : unlabeled_) {
+    const Sample sample = data_.get(Split::kUnlabeled, index);
+    const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
+    std::optional<AcceptedLabels> labels;
+    {
+      const Autocast autocast(options.device, options.bf16);
+      labels = method.pseudo_labels(whole_view(sample, options), progress);
+    }
+    if (!labels) break;  // a method without any
+    const auto cut = [&](const Tensor& x_BHW) { return x_BHW[0].narrow(0, 0, H).narrow(1, 0, W).to(at::kCPU); };
+    const Evaluating evaluating(method.predictor());
+    samples.unlabeled.push_back({sample.id, sample.image_HWC, cut(labels->class_BHW).to(at::kByte),
+                                 cut(labels->accepted_BHW).contiguous(),
+                                 predict_image(method.predictor(), sample.image_HWC, options).to(at::kCPU, at::kByte)});
+  }
+  return samples;
+}
+
+std::vector<Tensor> mixed_views(const SemiConfig& config, Method& method, const TrainBatch& batch, const Progress& progress) {
+  const UnlabeledBatch &images = batch.unlabeled, &source = batch.mix;
+  if (!source.weak_BCHW.defined()) return {};
+  const at::NoGradGuard no_grad;
+  const auto labels = method.pseudo_labels(source, progress);
+  if (!labels) return {};
+  const PseudoLabels source_labels{labels->class_BHW, {}, source.valid_BHW, {}};
+  std::vector<Tensor> mixed;
+  for (size_t view = 0; view < images.cutmix_box_B4.size(); ++view) {
+    const auto view_of = [view](const UnlabeledBatch& of) {
+      return of.strong_BCHW.empty() ? of.weak_BCHW : of.strong_BCHW.at(view);
+    };
+    mixed.push_back(paste(mix_mask(config.mix, source_labels, images, view), view_of(source), view_of(images)));
+  }
+  return mixed;
+}
+
+}  // namespace semiseg
