@@ -55,8 +55,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const bool bf16 = config.run.precision == "bf16";
   log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
 
-  // Data. Labels of the unlabelled list are never read; those of the others are all read once, so that a broken one is found
-  // now.
+  // Data. Labels of the unlabelled list are never read; all others are read now, so that a broken one is found.
   const auto data = open_dataset(config);
   TrainState state = from ? from->state : TrainState{};
   std::optional<ClassCounts> counts;
@@ -76,6 +75,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   extend_config(&config, extend, steps_per_epoch);
   const int64_t total_steps = config.optim.steps ? *config.optim.steps : *config.optim.epochs * steps_per_epoch;
   const auto end_of_epoch = [&](int64_t epoch) { return std::min(epoch * steps_per_epoch, total_steps); };
+  const auto progress = [&] { return Progress{state.step, total_steps, steps_per_epoch}; };
   const double images_per_step =
       static_cast<double>(accumulate * (config.optim.batch_labeled + (needs.unlabeled ? config.optim.batch_unlabeled : 0)));
 
@@ -85,8 +85,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   warn_of_full_disk(folder.dir(), config, *method, optimizer);
 
   folder.open(config, data->classes(), state, device, bf16);
-  report.begin({folder.dir(), &config, data->classes().names, total_steps, steps_per_epoch, state.step, &data->classes(),
-                counts ? &*counts : nullptr});
+  report.begin(
+      {folder.dir(), &config, &data->classes(), total_steps, steps_per_epoch, state.step, counts ? &*counts : nullptr});
   if (from) report.epochs(state.history, /*resumed=*/true);
   Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
   SampleImages samples(*data, config.report.samples, needs.unlabeled, state.label_share);
@@ -114,9 +114,11 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   Stopwatch watch;        // of the epoch, running on from where a resumed run stopped
   Stopwatch since_start;  // for the time left
   double epoch_base_seconds = state.epoch_seconds;
-  const auto note_time = [&] {
+  // What comes before a checkpoint or a report: the time of the epoch, and no loss that is NaN.
+  const auto settle = [&] {
     state.epoch_seconds = epoch_base_seconds + watch.seconds();
     state.epoch_wait += loader.take_wait_seconds();
+    require_finite_loss(state);
   };
 
   // True while the weights are those of an update, not of half of one; then an error loses nothing.
@@ -126,8 +128,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       // A finished epoch that is not in the history yet: so, too, does a resumed run repeat an evaluation that was interrupted.
       const int64_t epoch = static_cast<int64_t>(state.history.size()) + 1;
       if (state.step > recorded_step(state) && state.step == end_of_epoch(epoch)) {
-        note_time();
-        require_finite_loss(state);
+        settle();
         const bool evaluate_now = epoch % config.eval.every == 0 || state.step == total_steps;
         Stopwatch evaluation;
         const auto scores = evaluate_now ? score(epoch) : std::nullopt;
@@ -147,19 +148,17 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
             find_alarms(with_scores_before(state), {data->classes().names, state.label_share, &config});
         state.epoch_sums.clear();
         state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
-        method->end_epoch({state.step, total_steps, steps_per_epoch}, scores ? std::optional(scores->miou) : std::nullopt);
+        method->end_epoch(progress(), scores ? std::optional(scores->miou) : std::nullopt);
         if (best) save("best");  // a file of its own: damage to one leaves the other
         save("last");
-        if (scores && !samples.empty())
-          report.samples(samples.collect(epoch, *method, {state.step, total_steps, steps_per_epoch}, eval_options));
+        if (scores && !samples.empty()) report.samples(samples.collect(epoch, *method, progress(), eval_options));
         report.epochs(state.history, /*resumed=*/false);
         loader.take_wait_seconds();
         watch.restart();
       }
       if (state.step == total_steps || out_of_patience(config.eval, state)) break;
       if (stopping()) {
-        note_time();
-        require_finite_loss(state);
+        settle();
         save("last");
         return {state, stop_signal()};
       }
@@ -168,37 +167,30 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       std::vector<TrainBatch> batches;
       for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(state.step * accumulate + micro));
 
-      const Progress progress{state.step, total_steps, steps_per_epoch};
-      if (state.step == 0) report.first_batch({&batches[0], mixed_views(config.semi, *method, batches[0], progress)});
+      if (state.step == 0) report.first_batch({&batches[0], mixed_views(config.semi, *method, batches[0], progress())});
 
       between_steps = false;
-      update(config, device, progress, batches, *method, optimizer, &state.epoch_sums);
+      update(config, device, progress(), batches, *method, optimizer, &state.epoch_sums);
       ++state.step;
       between_steps = true;
       report.activity({Phase::kTraining, epoch, state.step});
 
       if (state.step % config.report.every_steps == 0 || state.step == end_of_epoch(epoch)) {
-        note_time();
-        require_finite_loss(state);
+        settle();
         report.step(step_report(state, epoch, images_per_step,
                                 config.optim.lr * schedule_factor(config.optim, state.step - 1, total_steps),
                                 since_start.seconds() / static_cast<double>(state.step - first_step) *
                                     static_cast<double>(total_steps - state.step)));
       }
       if (config.checkpoint.every_steps > 0 && state.step % config.checkpoint.every_steps == 0) {
-        note_time();
-        require_finite_loss(state);
+        settle();
         save(numbered_name(state.step));
         remove_old_checkpoints(folder.dir(), config.checkpoint.keep);
       }
     }
   } catch (const Error& e) {
     // Unreadable data after hours of training: keep what was reached.
-    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) {
-      note_time();
-      require_finite_loss(state);
-      save("last");
-    }
+    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) settle(), save("last");
     throw;
   }
   return {state, 0, state.step < total_steps};

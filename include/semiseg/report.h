@@ -17,9 +17,8 @@ struct ClassCounts;
 struct RunInfo {
   std::string dir;
   const Config* config = nullptr;
-  std::vector<std::string> class_names;
+  const ClassSet* classes = nullptr;  // lives as long as training goes on
   int64_t total_steps = 0, steps_per_epoch = 0, first_step = 0;
-  const ClassSet* classes = nullptr;            // lives as long as training goes on
   const ClassCounts* labeled_counts = nullptr;  // of the labelled list, for begin() alone; nothing on resume
 };
 

@@ -25,7 +25,7 @@ class MetricsFile : public Reporter {
  public:
   void begin(const RunInfo& info) override {
     dir_ = info.dir;
-    class_names_ = info.class_names;
+    class_names_ = info.classes->names;
   }
 
   void epochs(const std::vector<EpochRecord>& history, bool) override {

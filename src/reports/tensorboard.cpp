@@ -201,7 +201,7 @@ class TensorBoard : public Reporter {
  public:
   void begin(const RunInfo& info) override {
     dir_ = info.dir;
-    class_names_ = info.class_names;
+    class_names_ = info.classes->names;
     config_ = to_yaml(*info.config);
     first_step_ = info.first_step;
   }

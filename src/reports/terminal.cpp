@@ -89,7 +89,7 @@ class Terminal : public Reporter {
     for (const EpochRecord& e : history)
       if (e.val && e.val->miou > best) best = e.val->miou, best_epoch = e.epoch;
     text += format("  mIoU %.2f (best %.2f in epoch %lld)", 100 * r.val->miou, 100 * best, static_cast<long long>(best_epoch));
-    log_info(text + "\n" + table_of(*r.val, r.pseudo ? &*r.pseudo : nullptr, info_.class_names));
+    log_info(text + "\n" + table_of(*r.val, r.pseudo ? &*r.pseudo : nullptr, info_.classes->names));
     warn(history);
   }
 
