@@ -196,7 +196,9 @@ Tensor draw_confusion_matrix(const EpochRecord& record, const std::vector<std::s
   for (int c = 0; c < K; ++c) names_width = std::max(names_width, text_width(name(c), 10));
 
   const int cell = std::clamp(960 / std::max(K, 1), 28, 56), side = cell * K;
-  const int left = 50 + names_width, top = 106 + names_width, column = 58;
+  const int column = 58;
+  const std::string last_column = "share of labels (%)";
+  const int left = 50 + names_width, top = 106 + std::max(names_width, text_width(last_column, 10));
   Canvas canvas(left + std::max(side, 420) + 30 + 2 * column + 120, top + side + 40);
   canvas.text({20, 26}, str("Confusion matrix, epoch ", record.epoch), 15);
   canvas.text({20, 52},
@@ -230,7 +232,7 @@ Tensor draw_confusion_matrix(const EpochRecord& record, const std::vector<std::s
   }
   canvas.frame({left - 1, top - 1, side + 1, side + 1}, kFaintInk);
   canvas.text_upwards({left + side + 20 + 0.5 * column, top - 10.0}, "IoU (%)", 10);
-  canvas.text_upwards({left + side + 20 + 1.5 * column, top - 10.0}, "share of labels (%)", 10, kFaintInk);
+  canvas.text_upwards({left + side + 20 + 1.5 * column, top - 10.0}, last_column, 10, kFaintInk);
 
   // The scale.
   const int bar_left = left + side + 20 + 2 * column + 30, bar_height = std::min(side, 300);
