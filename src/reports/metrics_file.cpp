@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/report.h"

@@ -10,6 +10,7 @@
 #include "image_file.h"
 #include "protobuf.h"
 #include "reports/pictures.h"
+#include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 

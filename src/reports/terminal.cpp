@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "reports/text.h"
+#include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/health.h"
 #include "semiseg/log.h"

@@ -32,7 +32,7 @@ class TensorBoardEvents : public testing::Test {
 
   std::unique_ptr<Reporter> begin(int64_t first_step) const {
     auto sink = make_tensorboard();
-    sink->begin({dir_, &config_, classes_.names, 12, kStepsPerEpoch, first_step, &classes_});
+    sink->begin({dir_, &config_, &classes_, 12, kStepsPerEpoch, first_step});
     return sink;
   }
 
