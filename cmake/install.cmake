@@ -10,9 +10,12 @@ set_target_properties(semiseg_library PROPERTIES
   OUTPUT_NAME semiseg EXPORT_NAME semiseg VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 
 # Both find LibTorch where it was found here.
-get_filename_component(openmp_folder "${torch_openmp}" DIRECTORY)
-set_target_properties(semiseg semiseg_library PROPERTIES
-  INSTALL_RPATH "$ORIGIN;$ORIGIN/../${CMAKE_INSTALL_LIBDIR};${TORCH_INSTALL_PREFIX}/lib;${openmp_folder}")
+set(run_path "$ORIGIN" "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}" "${TORCH_INSTALL_PREFIX}/lib")
+if(IS_ABSOLUTE "${torch_openmp}")
+  get_filename_component(openmp_folder "${torch_openmp}" DIRECTORY)
+  list(APPEND run_path "${openmp_folder}")
+endif()
+set_target_properties(semiseg semiseg_library PROPERTIES INSTALL_RPATH "${run_path}")
 
 install(TARGETS semiseg)
 install(TARGETS semiseg_library EXPORT semisegTargets)

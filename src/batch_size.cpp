@@ -1,10 +1,7 @@
 #include "batch_size.h"
 
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <cmath>
-#include <new>
 #include <numeric>
 #include <utility>
 
@@ -18,13 +15,6 @@ namespace {
 
 constexpr double kShareOfMemory = 0.8;  // the rest is for evaluation, reading ahead, and what a line does not foresee
 constexpr int64_t kMostImages = 64;     // of a kind: larger batches need another learning rate, and gain little speed
-
-// The allocators of host and device have no exception in common.
-bool is_out_of_memory(const std::exception& e) {
-  const std::string what = e.what();
-  return dynamic_cast<const std::bad_alloc*>(&e) != nullptr || dynamic_cast<const c10::OutOfMemoryError*>(&e) != nullptr ||
-         what.find("can't allocate memory") != std::string::npos || what.find("out of memory") != std::string::npos;
-}
 
 // What the trial needs of the labels' statistics: memory does not depend on their values.
 TrainState even_statistics(int64_t num_classes, const LossConfig& loss) {
@@ -157,6 +147,7 @@ bool choose_batch(Config* config) {
   } catch (const Stopped&) {
     return false;
   }
+  PeakMemory{device};  // so that the peak of the run is not that of the trials
   return true;
 }
 

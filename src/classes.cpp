@@ -2,6 +2,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "colour_labels.h"
@@ -11,6 +12,15 @@
 
 namespace semiseg {
 namespace {
+
+bool is_utf8(const std::string& text) {
+  try {
+    nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
 
 using Colour = std::array<uint8_t, 3>;
 
@@ -149,6 +159,7 @@ class ClassFile {
     known_keys(node, {"name", "colour", "id"});
     const YAML::Node name = node["name"];
     if (!name || !name.IsScalar() || name.Scalar().empty()) fail(node, "a class needs a name");
+    if (!is_utf8(name.Scalar())) fail(name, "a class name must be UTF-8");  // as every file that will hold it is
     if (std::count(classes_.names.begin(), classes_.names.end(), name.Scalar()) != 0)
       fail(name, "class \"" + name.Scalar() + "\" is listed twice");
 

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -48,6 +49,7 @@ void FactsCache::load() {
     facts.content = json.at(8);
     facts.contrast = json.at(9);
     for (const Json& value : json.at(10)) facts.values.push_back({value.at(0), value.at(1), value.at(2)});
+    entry.kept = true;
     entries_.emplace(Key{json.at(0), json.at(1)}, std::move(entry));
   }
 }
@@ -56,7 +58,9 @@ bool FactsCache::stamp_of(const std::string& file, Stamp* stamp) {
   struct stat info {};
   // A file that may not be read is to be told of, whatever is known of it.
   if (::stat(file.c_str(), &info) != 0 || ::access(file.c_str(), R_OK) != 0) return false;
-  *stamp = {static_cast<uint64_t>(info.st_size), int64_t{1'000'000'000} * info.st_mtim.tv_sec + info.st_mtim.tv_nsec};
+  // The inode's own time too: a file that is moved here keeps its time of change.
+  const auto ns_of = [](const timespec& time) { return int64_t{1'000'000'000} * time.tv_sec + time.tv_nsec; };
+  *stamp = {static_cast<uint64_t>(info.st_size), std::max(ns_of(info.st_mtim), ns_of(info.st_ctim))};
   return true;
 }
 
@@ -68,7 +72,7 @@ FileFacts FactsCache::get(const std::string& file, bool is_label, const std::fun
     const std::lock_guard lock(mutex_);
     const auto entry = entries_.find(key);
     if (has_stamp && entry != entries_.end() && entry->second.stamp == stamp) {
-      ++found_;
+      found_ += entry->second.kept;
       return entry->second.facts;
     }
     ++read_;
@@ -76,7 +80,7 @@ FileFacts FactsCache::get(const std::string& file, bool is_label, const std::fun
   FileFacts facts = read();
   if (has_stamp) {
     const std::lock_guard lock(mutex_);
-    entries_[key] = {stamp, facts};
+    entries_[key] = {stamp, facts, /*kept=*/false};
   }
   return facts;
 }

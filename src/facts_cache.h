@@ -43,7 +43,7 @@ class FactsCache {
   void save();
 
   const std::string& path() const { return path_; }
-  int64_t found() const { return found_; }  // how many get() had not to read
+  int64_t found() const { return found_; }  // how many get() knew from an earlier check
   int64_t read() const { return read_; }
 
  private:
@@ -55,6 +55,7 @@ class FactsCache {
   struct Entry {
     Stamp stamp;
     FileFacts facts;
+    bool kept = false;  // from an earlier check
   };
   using Key = std::pair<std::string, bool>;  // absolute path, is a label
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
+#include <c10/util/Exception.h>
 #include <malloc.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <new>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -79,6 +81,12 @@ std::vector<fs::path> control_groups(const std::string& root) {
 
 }  // namespace
 
+bool is_out_of_memory(const std::exception& e) {
+  const std::string what = e.what();
+  return dynamic_cast<const std::bad_alloc*>(&e) != nullptr || dynamic_cast<const c10::OutOfMemoryError*>(&e) != nullptr ||
+         what.find("can't allocate memory") != std::string::npos || what.find("out of memory") != std::string::npos;
+}
+
 double usable_host_memory_mb(const std::string& root) {
   const auto available_kb = number_of(root + "/proc/meminfo", "MemAvailable");
   double free = available_kb ? *available_kb * 1024 : kUnlimited;
@@ -110,7 +118,8 @@ double PeakMemory::mb() const {
     wait_for(device_);
     return static_cast<double>(at::accelerator::getDeviceStats(device_.index()).reserved_bytes[0].peak) / kMiB;
   }
-  return number_of("/proc/self/status", "VmHWM").value_or(0) * 1024 / kMiB;
+  const auto peak_kb = number_of("/proc/self/status", "VmHWM");
+  return peak_kb ? *peak_kb * 1024 / kMiB : peak_memory_mb(device_);
 }
 
 double free_disk_mb(const std::string& path) {

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <exception>
 #include <string>
 
 namespace semiseg {
@@ -24,6 +25,9 @@ class PeakMemory {
  private:
   torch::Device device_;
 };
+
+// Whether memory was missing. The allocators of host and device have no exception in common.
+bool is_out_of_memory(const std::exception& e);
 
 // MiB that may still be written at `path`, which need not exist yet.
 double free_disk_mb(const std::string& path);

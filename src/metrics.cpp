@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "ops/plain.h"
@@ -53,6 +54,10 @@ Scores scores_from(const Json& j) {
   s.label_share = j.at("label_share").get<std::vector<double>>();
   s.prediction_share = j.at("prediction_share").get<std::vector<double>>();
   s.confusion = j.value("confusion", std::vector<std::vector<int64_t>>{});
+  const auto fits = [K = s.iou.size()](const auto& values) { return values.size() == K; };
+  if (!fits(s.class_accuracy) || !fits(s.label_share) || !fits(s.prediction_share) ||
+      (!s.confusion.empty() && !(fits(s.confusion) && std::all_of(s.confusion.begin(), s.confusion.end(), fits))))
+    throw Error(ErrorKind::kCheckpoint, "the scores of an epoch are not all of one number of classes");
   return s;
 }
 

@@ -156,6 +156,10 @@ cv::Mat OverlayPainter::paint(const cv::Mat& image, const cv::Mat& classes) {
     const auto* index = classes.ptr<uint8_t>(y);
     auto* to = picture.ptr<cv::Vec3b>(y);
     for (int x = 0; x < image.cols; ++x) {
+      if (index[x] >= classes_.size()) {
+        to[x] = from[x];
+        continue;
+      }
       const cv::Vec3b& colour = classes_[index[x]].colour;
       for (int c = 0; c < 3; ++c)
         to[x][c] = static_cast<uint8_t>((from[x][c] * (256 - weight) + colour[c] * weight + 128) / 256);

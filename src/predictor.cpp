@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <cstring>
-#include <new>
 #include <opencv2/imgproc.hpp>
 
+#include "memory.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
@@ -60,11 +60,8 @@ auto with_clear_errors(const Work& work) {
   constexpr const char* kHint = "set eval.mode=sliding, take smaller images or fewer at once, or another run.device";
   try {
     return work();
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorKind::kMemory, "out of memory", "", kHint);
-  } catch (const c10::Error& error) {
-    const std::string what = error.what_without_backtrace();
-    if (what.find("can't allocate memory") == std::string::npos && what.find("out of memory") == std::string::npos) throw;
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) throw;
     throw Error(ErrorKind::kMemory, "out of memory", "", kHint);
   }
 }
@@ -146,7 +143,8 @@ std::vector<double> class_shares(const cv::Mat& classes, size_t count) {
   std::vector<double> shares(count, 0.0);
   for (int y = 0; y < classes.rows; ++y) {
     const uint8_t* row = classes.ptr<uint8_t>(y);
-    for (int x = 0; x < classes.cols; ++x) shares[row[x]] += 1;
+    for (int x = 0; x < classes.cols; ++x)
+      if (row[x] < count) shares[row[x]] += 1;
   }
   for (double& share : shares) share /= static_cast<double>(std::max<size_t>(1, classes.total()));
   return shares;

@@ -141,7 +141,7 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
     environment["origins"] = nlohmann::ordered_json::object();  // config.yaml holds values alone
     for (const auto& [key, origin] : config.origins) environment["origins"][key] = origin.text();
   }
-  write_file(path, environment.dump(2) + "\n");
+  write_file(path, environment.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 void RunFolder::discard_if_empty() {

@@ -27,9 +27,13 @@ ClassSet classes_in(const std::string& environment) {
   ClassSet classes;
   const Json json = Json::parse(environment, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("classes")) return classes;
-  for (const Json& entry : json["classes"]) {
-    classes.names.push_back(entry.value("name", ""));
-    classes.colours.push_back(entry.value("colour", std::array<uint8_t, 3>{}));
+  try {
+    for (const Json& entry : json["classes"]) {
+      classes.names.push_back(entry.value("name", ""));
+      classes.colours.push_back(entry.value("colour", std::array<uint8_t, 3>{}));
+    }
+  } catch (const nlohmann::json::exception&) {
+    return {};
   }
   return classes;
 }

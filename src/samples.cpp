@@ -102,7 +102,13 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
   }
   const at::NoGradGuard no_grad;
   for (const int64_t index : unlabeled_) {
-    const Sample sample = data_.get(Split::kUnlabeled, index);
+    Sample sample = data_.get(Split::kUnlabeled, index);
+    if (options.eval.mode == "sliding") {  // where a whole image may not fit into memory: its middle
+      for (const int64_t d : {0, 1})
+        for (Tensor* x : {&sample.image_HWC, &sample.label_HW})
+          if (const int64_t most = options.eval.window.at(d); x->defined() && x->size(d) > most)
+            *x = x->narrow(d, (x->size(d) - most) / 2, most).contiguous();
+    }
     const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
     std::optional<AcceptedLabels> labels;
     {

@@ -148,6 +148,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
             find_alarms(with_scores_before(state), {data->classes().names, state.label_share, &config});
         state.epoch_sums.clear();
         state.epoch_seconds = state.epoch_wait = epoch_base_seconds = 0;
+        watch.restart(), loader.take_wait_seconds();  // and again after the reports
         method->end_epoch(progress(), scores ? std::optional(scores->miou) : std::nullopt);
         if (best) save("best");  // a file of its own: damage to one leaves the other
         save("last");
@@ -158,8 +159,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       }
       if (state.step == total_steps || out_of_patience(config.eval, state)) break;
       if (stopping()) {
-        settle();
-        save("last");
+        settle(), save("last");
         return {state, stop_signal()};
       }
 
@@ -183,14 +183,14 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
                                     static_cast<double>(total_steps - state.step)));
       }
       if (config.checkpoint.every_steps > 0 && state.step % config.checkpoint.every_steps == 0) {
-        settle();
-        save(numbered_name(state.step));
+        settle(), save(numbered_name(state.step));
         remove_old_checkpoints(folder.dir(), config.checkpoint.keep);
       }
     }
   } catch (const Error& e) {
-    // Unreadable data after hours of training: keep what was reached.
-    if (e.kind() == ErrorKind::kData && between_steps && state.step > first_step) settle(), save("last");
+    // Unreadable data or a full disk after hours of training: keep what was reached, where that is still possible.
+    const bool outside = e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kDisk;
+    if (outside && between_steps && state.step > first_step) try_to([&] { settle(), save("last"); });
     throw;
   }
   return {state, 0, state.step < total_steps};

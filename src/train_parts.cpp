@@ -193,6 +193,13 @@ std::optional<Scores> validate(Segmenter& network, const Dataset& data, const Ev
   return evaluate(network, data, Split::kVal, options, stop_before_next, seen);
 }
 
+void try_to(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error&) {
+  }
+}
+
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
   at::NoGradGuard no_grad;
   const auto add = [&](const std::string& name, const Tensor& value) {

@@ -67,6 +67,9 @@ std::optional<Scores> validate(Segmenter& network, const Dataset& data, const Ev
                                const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen,
                                Reporter& report);
 
+// Runs `work`; an Error is passed over, where another one is on its way that is to be shown.
+void try_to(const std::function<void()>& work);
+
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 

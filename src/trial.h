@@ -28,7 +28,6 @@ class Trial {
 
   Method& method() { return *method_; }
   const Optimizer& optimizer() const { return optimizer_; }
-  const LoaderOptions& loader() const { return loader_options_; }
   bool reads_unlabeled() const { return needs_.unlabeled; }
   double images_per_step() const;
   void require_finite() const { require_finite_loss(state_); }
@@ -47,8 +46,7 @@ class Trial {
   Progress progress_;
 };
 
-// One validation image as a data set, held in memory, so that
-// evaluating it is not reading it.
+// One validation image as a data set, held in memory: evaluating it is not reading it.
 class OneImage : public Dataset {
  public:
   OneImage(const Dataset& data, int64_t index) : data_(data), sample_(data.get(Split::kVal, index)) {}

@@ -72,7 +72,8 @@ class Predictor {
 // IMREAD_IGNORE_ORIENTATION to give the same). Throws Error(kData) for a file that is missing, truncated or no image.
 cv::Mat load_image(const std::string& path);
 
-// Share of the pixels of each of `count` classes, [count], in 0..1. REQUIRES: classes is CV_8UC1, its values are below `count`.
+// Share of all pixels that each of `count` classes has, [count], in 0..1; values that are none of them (255) belong to none.
+// REQUIRES: classes is CV_8UC1.
 std::vector<double> class_shares(const cv::Mat& classes, size_t count);
 
 }  // namespace semiseg

@@ -114,7 +114,7 @@ void print_findings(const DataReport& report, Severity severity) {
       }
     }
     if (!others.empty()) {
-      std::printf("    and %s of this kind:\n", counted(shown - kInFull, "more problem").c_str());
+      std::printf("    and %lld more of this kind:\n", static_cast<long long>(shown - kInFull));
       print_names({others.begin(), others.end()});
     }
   }
@@ -186,7 +186,7 @@ int run(const Arguments& arguments) {
   if (report.stopped) {
     log_info(str("stopped; ", cache.read(), " files read",
                  cache.path().empty() ? "" : ", which the next check need not read again"));
-    return 128 + stop_signal();
+    return exit_code_of(stop_signal());
   }
 
   print_lists(report);

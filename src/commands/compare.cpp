@@ -8,6 +8,7 @@
 #include "commands/command.h"
 #include "reports/html/page.h"
 #include "reports/html/run_json.h"
+#include "reports/text.h"
 #include "run_record.h"
 #include "run_summary.h"
 #include "semiseg/error.h"
@@ -54,13 +55,6 @@ void require_same_classes(const std::vector<RunRecord>& runs) {
 }
 
 // --- the table ---
-
-std::string duration(double seconds) {
-  const auto s = static_cast<long long>(seconds + 0.5);
-  if (s < 60) return format("%llds", s);
-  if (s < 3600) return format("%lldm%02llds", s / 60, s % 60);
-  return format("%lldh%02lldm", s / 3600, s / 60 % 60);
-}
 
 // A row of cells for each run; the first row is the header.
 using Table = std::vector<std::vector<std::string>>;

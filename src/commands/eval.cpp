@@ -59,7 +59,7 @@ int run(const Arguments& arguments) {
                bf16 ? "bf16" : "fp32"));
   const auto scores = evaluate(
       *model.network, *data, Split::kVal, make_eval_options(config, device, bf16), [] { return stop_signal() != 0; }, write);
-  if (!scores) return 128 + stop_signal();
+  if (!scores) return exit_code_of(stop_signal());
   log_info(score_table(*scores, data->classes().names));
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(*scores) + "\n");
   return 0;

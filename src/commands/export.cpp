@@ -181,7 +181,11 @@ int run(const Arguments& arguments) {
   const Format format = format_of(path);
   const Output output = output_of(arguments, format);
   require_free(path, arguments.positional[0], arguments.has("overwrite"));
-  if (arguments.has("reference")) require_free(arguments.get("reference"), arguments.positional[0], arguments.has("overwrite"));
+  if (arguments.has("reference")) {
+    require_free(arguments.get("reference"), arguments.positional[0], arguments.has("overwrite"));
+    if (fs::absolute(arguments.get("reference")).lexically_normal() == fs::absolute(path).lexically_normal())
+      throw Error(ErrorKind::kConfig, "-o and --reference name one file", path, "choose another name for --reference");
+  }
 
   const LoadedModel model = load(arguments);
   Segmenter& network = *model.network;

@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <filesystem>
-#include <new>
 
+#include "memory.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -25,9 +25,7 @@ std::string one_line(std::string message) {
 Failure describe_failure(const std::exception& exception) {
   const std::string what = one_line(exception.what());
   if (const auto* error = dynamic_cast<const Error*>(&exception)) return {error->exit_code(), what};
-  if (dynamic_cast<const std::bad_alloc*>(&exception) || what.find("can't allocate memory") != std::string::npos ||
-      what.find("out of memory") != std::string::npos)
-    return {static_cast<int>(ErrorKind::kMemory), kMemoryHint};
+  if (is_out_of_memory(exception)) return {static_cast<int>(ErrorKind::kMemory), kMemoryHint};
   if (const auto* error = dynamic_cast<const std::filesystem::filesystem_error*>(&exception))
     return {static_cast<int>(ErrorKind::kDisk), error->path1().string() + ": " + error->code().message()};
   return {1, "internal error: " + what};

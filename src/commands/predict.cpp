@@ -241,7 +241,7 @@ int run(const Arguments& arguments) {
   PredictionRun prediction(predictor, wanted, folder);
   prediction.run(inputs);
   log_info(prediction.summary());
-  if (stop_signal() != 0) return 128 + stop_signal();
+  if (stop_signal() != 0) return exit_code_of(stop_signal());
   if (prediction.broken() > 0)
     throw Error(ErrorKind::kData, str(prediction.broken(), " of ", inputs.size(), " inputs could not be read"), folder,
                 "they are named above");

@@ -42,7 +42,7 @@ int run(const Arguments& arguments) {
   job.threshold = arguments.has("threshold") ? threshold_of(arguments.get("threshold")) : threshold_of(config.semi);
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
   config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read
-  return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : 128 + stop_signal();
+  return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : exit_code_of(stop_signal());
 }
 
 const bool kRegistered = add_command({

@@ -63,8 +63,11 @@ int run(const Arguments& arguments) {
   } else {
     config = load_config(arguments.positional[0], arguments.overrides);
     folder = RunFolder::fresh(config);
-    if (config.optim.batch == "auto" && !choose_batch(&config)) return 128 + stop_signal();
-    if (arguments.has("dry-run")) return dry_run(config) ? 0 : 128 + stop_signal();
+    if (config.semi.method == kSelfTraining && (config.optim.batch == "auto" || arguments.has("dry-run")))
+      throw Error(ErrorKind::kConfig, "self_training has neither --dry-run nor optim.batch: auto", "semi.method",
+                  "try it with semi.method=fixmatch, and give optim.batch_labeled and optim.batch_unlabeled");
+    if (config.optim.batch == "auto" && !choose_batch(&config)) return exit_code_of(stop_signal());
+    if (arguments.has("dry-run")) return dry_run(config) ? 0 : exit_code_of(stop_signal());
   }
 
   limit_time(config.run.max_hours);

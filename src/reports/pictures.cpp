@@ -24,6 +24,7 @@ class Pictures : public Reporter {
  public:
   void begin(const RunInfo& info) override {
     dir_ = info.dir;
+    remove_stale_temporaries(dir_ + "/samples");
     classes_ = *info.classes;
     mean_ = info.config->data.mean;
     std_ = info.config->data.std;
@@ -58,7 +59,10 @@ std::string sample_picture_name(int64_t epoch) { return format("samples/epoch_%0
 
 void rewrite_pictures(const RunRecord& run) {
   write_confusion_matrix(run.dir, run.history, run.classes.names);
-  write_image(run.dir + "/results.png", draw_results(run.history, run.classes.names));
+  // As in training: epochs alone, without the scores before them.
+  auto history = run.history;
+  std::erase_if(history, [](const EpochRecord& record) { return record.epoch == 0; });
+  write_image(run.dir + "/results.png", draw_results(history, run.classes.names));
 }
 
 std::unique_ptr<Reporter> make_pictures() { return std::make_unique<Pictures>(); }

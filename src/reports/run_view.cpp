@@ -246,7 +246,7 @@ class View {
 
   struct Chart {
     std::string title, best;
-    std::vector<Point> points;
+    std::vector<CurvePoint> points;
     Style style;
     bool fractions;
   };
@@ -280,8 +280,8 @@ class View {
   // A title, the curve with its range at the left, and the epochs below.
   void chart(const Chart& chart, int left, int columns, int rows, size_t top) {
     const auto number = [&](double value) { return chart.fractions ? percent(value) : format("%.3g", value); };
-    const auto [least, most] =
-        std::minmax_element(chart.points.begin(), chart.points.end(), [](const Point& a, const Point& b) { return a.y < b.y; });
+    const auto [least, most] = std::minmax_element(chart.points.begin(), chart.points.end(),
+                                                   [](const CurvePoint& a, const CurvePoint& b) { return a.y < b.y; });
     Range y{least->y, most->y}, x{chart.points.front().x, chart.points.back().x};
     if (y.high - y.low < 1e-6) y = {y.low - 0.01, y.high + 0.01};
     if (x.high <= x.low) x = {x.low - 1, x.low + 1};

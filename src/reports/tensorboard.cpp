@@ -287,10 +287,11 @@ class TensorBoard : public Reporter {
     }
     file_->append(records);
     for (const EpochRecord& record : known_)
-      if (newest < 0 || (missing && record.step == ended)) write_epoch(record);
+      if (newest < 0 || (missing && record.step == ended)) write_epoch(record, /*is_newest=*/&record == &known_.back());
   }
 
-  void write_epoch(const EpochRecord& r) {
+  // The confusion matrix in the run folder is that of the newest epoch.
+  void write_epoch(const EpochRecord& r, bool is_newest = true) {
     Summary summary;
     summary.scalar("epoch", static_cast<double>(r.epoch));
     summary.scalar("train/loss", r.loss);
@@ -320,7 +321,7 @@ class TensorBoard : public Reporter {
       shares("share_by_class/label", r.val->label_share);
       shares("share_by_class/prediction", r.val->prediction_share);
       image(summary, "samples", sample_picture_name(r.epoch));
-      image(summary, "confusion_matrix", "confusion_matrix.png");
+      if (is_newest) image(summary, "confusion_matrix", "confusion_matrix.png");
     }
     if (r.pseudo) {
       summary.scalar("pseudo/accepted", r.pseudo->accepted);

@@ -145,14 +145,14 @@ std::string bar(double fraction, int columns, bool unicode) {
   return text;
 }
 
-std::vector<std::string> curve(const std::vector<Point>& points, Range x, Range y, int columns, int rows, bool unicode) {
+std::vector<std::string> curve(const std::vector<CurvePoint>& points, Range x, Range y, int columns, int rows, bool unicode) {
   Dots dots(columns, rows, unicode ? 2 : 1, unicode ? 4 : 1);
   const auto place = [](double value, Range range, int count) {
     return static_cast<int>(std::lround((value - range.low) / (range.high - range.low) * (count - 1)));
   };
   const auto inside = [](double value, Range range) { return value >= range.low && value <= range.high; };
   std::optional<std::pair<int, int>> last;
-  for (const Point& point : points) {
+  for (const CurvePoint& point : points) {
     if (!inside(point.x, x) || !inside(point.y, y)) continue;  // false for NaN, too
     const int column = place(point.x, x, dots.width()), row = place(point.y, y, dots.height());
     dots.line(last ? last->first : column, last ? last->second : row, column, row);

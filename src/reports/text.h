@@ -21,7 +21,7 @@ std::vector<std::string> wrap(const std::string& text, int columns);
 // A bar of `columns` characters, filled by a fraction in 0..1 to an eighth of a character.
 std::string bar(double fraction, int columns, bool unicode);
 
-struct Point {
+struct CurvePoint {
   double x, y;
 };
 struct Range {
@@ -30,6 +30,6 @@ struct Range {
 
 // A curve in `rows` lines of `columns` characters, the top line first: braille dots, 2 x 4 in a character, or asterisks.
 // Points outside the ranges are left out. REQUIRES: points in the order of x, low < high.
-std::vector<std::string> curve(const std::vector<Point>& points, Range x, Range y, int columns, int rows, bool unicode);
+std::vector<std::string> curve(const std::vector<CurvePoint>& points, Range x, Range y, int columns, int rows, bool unicode);
 
 }  // namespace semiseg

@@ -119,6 +119,7 @@ TEST(Export, RefusesWhatItCannotDo) {
            {{"weights.safetensors", "-o", "a.onnx", "--output", "argmax"}, 2, "low_resolution"},
            {{"weights.safetensors", "-o", "a.safetensors", "--output", "classes"}, 2, "--output"},
            {{"weights.safetensors", "-o", "a.onnx", "--reference", "there.onnx"}, 2, "the file exists"},
+           {{"weights.safetensors", "-o", "a.onnx", "--reference", "./a.onnx"}, 2, "name one file"},
        }) {
     std::vector<std::string> words{"export"};
     for (const std::string& word : c.words)

@@ -293,7 +293,9 @@ TEST(NoLabelledPixel, InTheFirstEpochOnly) {
   EXPECT_EQ(alarm.classes, std::vector<std::string>{"train"});
   EXPECT_HAS(alarm.message, "the validation labels hold train");
   EXPECT_TRUE(kinds({shares(1, {.9, .1}, {1, 0}), shares(2, {.9, .1}, {1, 0})}, context).empty());
-  EXPECT_EQ(only({EpochRecord{}}, context).kind, "no_labelled_pixel");  // nothing evaluated
+  EpochRecord first;
+  first.epoch = 1;
+  EXPECT_EQ(only({first}, context).kind, "no_labelled_pixel");  // nothing evaluated
 }
 
 TEST(Advice, NamesOnlyWhatTheMethodReadsAndWhatIsNotSetYet) {

@@ -67,6 +67,21 @@ TEST(EpochRecord, ReadsLinesWithoutWhatCameLater) {
   EXPECT_TRUE(back.alarms[0].classes.empty());
 }
 
+TEST(EpochRecord, RefusesScoresOfDifferentNumbersOfClasses) {
+  EpochRecord record;
+  record.val = scores_of(at::tensor({3, 1, 0, 4}, at::kLong).view({2, 2}));
+  const auto whole = nlohmann::json::parse(to_json(record));
+  EXPECT_NO_THROW(epoch_from_json(whole.dump()));
+  for (const char* key : {"class_accuracy", "label_share", "prediction_share", "confusion"}) {
+    auto cut = whole;
+    cut["val"][key].erase(1);
+    EXPECT_THROW(epoch_from_json(cut.dump()), Error) << key;
+  }
+  auto ragged = whole;
+  ragged["val"]["confusion"][1].erase(0);
+  EXPECT_THROW(epoch_from_json(ragged.dump()), Error);
+}
+
 TEST(EpochRecord, SurvivesJson) {
   EpochRecord record;
   record.epoch = 3;

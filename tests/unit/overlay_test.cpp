@@ -102,6 +102,14 @@ TEST(Overlay, ConfidenceIsColouredAndHasAScale) {
 TEST(Overlay, SharesAreOfAllPixels) {
   const cv::Mat classes = (cv::Mat_<uint8_t>(2, 4) << 0, 0, 2, 2, 2, 0, 2, 2);
   EXPECT_EQ(class_shares(classes, 4), (std::vector<double>{3.0 / 8, 0, 5.0 / 8, 0}));
+  EXPECT_EQ(class_shares(classes, 2), (std::vector<double>{3.0 / 8, 0}));  // 2 is no class then
+}
+
+TEST(Overlay, LeavesPixelsOfNoClassAsTheyAre) {
+  const cv::Mat image(1, 2, CV_8UC3, cv::Scalar(10, 20, 30)), classes = (cv::Mat_<uint8_t>(1, 2) << 255, 0);
+  const cv::Mat picture = OverlayPainter({{"road", {200, 100, 0}, {}}}).paint(image, classes);
+  EXPECT_EQ(picture.at<cv::Vec3b>(0, 0), cv::Vec3b(10, 20, 30));
+  EXPECT_NE(picture.at<cv::Vec3b>(0, 1), cv::Vec3b(10, 20, 30));
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ TEST(Text, BarsCountEighths) {
 }
 
 TEST(Text, CurvesPutDotsWhereTheValuesAre) {
-  const std::vector<Point> rising{{0, 0}, {1, 1}};
+  const std::vector<CurvePoint> rising{{0, 0}, {1, 1}};
   EXPECT_EQ(curve(rising, {0, 1}, {0, 1}, 3, 3, false), (Lines{"  *", " * ", "*  "}));
   // 2 x 4 dots: the lowest left, then the two in between, the highest right.
   EXPECT_EQ(curve(rising, {0, 1}, {0, 1}, 1, 1, true), Lines{"\u285c"});

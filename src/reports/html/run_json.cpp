@@ -239,7 +239,9 @@ std::map<int64_t, std::string> sample_files(const std::string& dir) {
 
 Json json_of_pictures(const RunRecord& run, const RunSummary& summary) {
   Json pictures = Json::array();
-  const auto samples = sample_files(run.dir);
+  auto samples = sample_files(run.dir);
+  // What a run that was resumed from an earlier checkpoint has not reached again is not its own.
+  if (!run.history.empty()) samples.erase(samples.upper_bound(run.history.back().epoch), samples.end());
   if (!samples.empty()) {
     const auto& [epoch, file] = *samples.rbegin();
     const bool is_best = summary.best && summary.best->epoch == epoch;
