@@ -204,12 +204,15 @@ TEST(ReportPage, HoldsTheNewestAndTheBestPicture) {
   run.dir = testing::TempDir() + "/semiseg_report_pictures";
   std::filesystem::remove_all(run.dir);
   make_folders(run.dir + "/samples");
-  for (const int epoch : {1, 2, 3}) write_file(run.dir + format("/samples/epoch_%04d.jpg", epoch), str("\xff\xd8\xff", epoch));
-  write_file(run.dir + "/samples/epoch_9.jpg", "no JPEG");
+  const auto write = [&](int epoch) {
+    write_file(run.dir + format("/samples/epoch_%04d.jpg", epoch), str("\xff\xd8\xff", epoch));
+  };
+  for (const int epoch : {1, 2, 9}) write(epoch);  // 9: of a later epoch, before the run was resumed from the third
+  write_file(run.dir + "/samples/epoch_0003.jpg", "no JPEG");
   write_file(run.dir + "/samples/notes.txt", "");
   auto pictures = data_of(report_page(run))["pictures"];
   EXPECT_EQ(pictures.size(), 1u) << "a file that is no JPEG is the newest";
-  std::filesystem::remove(run.dir + "/samples/epoch_9.jpg");
+  write(3);
   pictures = data_of(report_page(run))["pictures"];
   ASSERT_EQ(pictures.size(), 2u);
   EXPECT_EQ(pictures[0]["source"], "data:image/jpeg;base64,/9j/Mw==");  // ff d8 ff "3"
