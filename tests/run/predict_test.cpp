@@ -24,7 +24,7 @@ report: {html: false, tensorboard: false, samples: 0}
   void SetUp() override {
     static std::string trained;  // the folder of the first test
     if (trained.empty()) {
-      trained = testing::TempDir() + "/semiseg_predictions";
+      trained = testing::TempDir() + "/semiseg_predictions_" + testing::UnitTest::GetInstance()->current_test_info()->name();
       fs::remove_all(trained);
       ASSERT_EQ(semiseg("train tiny.yaml run.dir=" + trained + "/run").code, 0);
       ASSERT_EQ(semiseg("synth " + trained + "/street --train 1 --val 3 --size 120x200").code, 0);

@@ -17,7 +17,8 @@ namespace {
 
 class ColourLabels : public testing::Test {
  protected:
-  ColourLabels() : dir_(testing::TempDir() + "/semiseg_colours") {
+  ColourLabels()
+      : dir_(testing::TempDir() + "/semiseg_colours_" + testing::UnitTest::GetInstance()->current_test_info()->name()) {
     std::filesystem::remove_all(dir_);
     make_folders(dir_);
     classes("{name: road, colour: [128, 64, 128]}, {name: car, colour: [0, 0, 142]}", "[[0, 0, 0]]");

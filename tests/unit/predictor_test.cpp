@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <opencv2/core.hpp>
@@ -21,7 +22,7 @@ namespace {
 class PredictorTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    dir_ = testing::TempDir() + "/semiseg_predictor";
+    dir_ = testing::TempDir() + "/semiseg_predictor_" + std::to_string(::getpid());  // tests may run side by side
     std::filesystem::remove_all(dir_);
     make_folders(dir_);
     write_file(dir_ + "/net.yaml",
@@ -34,7 +35,10 @@ class PredictorTest : public testing::Test {
     for (const auto& item : network_->named_buffers()) weights[item.key()] = item.value();
     write_safetensors(dir_ + "/net.safetensors", weights, {});
   }
-  static void TearDownTestSuite() { network_.reset(); }
+  static void TearDownTestSuite() {
+    network_.reset();
+    std::filesystem::remove_all(dir_);
+  }
 
   static Predictor predictor(const std::vector<std::string>& settings = {}, bool confidence = false) {
     return Predictor(dir_ + "/net.safetensors", {.config = dir_ + "/net.yaml", .settings = settings, .confidence = confidence});
