@@ -203,9 +203,9 @@ int run(const Arguments& arguments) {
   }
   if (differences.is_null())
     std::printf("Settings cannot be compared: a run has no readable config.yaml.\n");
-  else if (differences.empty())
+  else if (runs.size() > 1 && differences.empty())
     std::printf("The runs have the same settings.\n");
-  else
+  else if (!differences.empty())
     print(differences_table(differences, summaries));
 
   const std::string page = arguments.has("o") ? arguments.get("o") : "compare.html";

@@ -68,8 +68,8 @@ for page in "${pages[@]}"; do
   name=$(basename "$(dirname "$page")")-$(basename "$page" .html)
   run_browser --window-size=1280,1000 --dump-dom "file://$page" > "$work/dom.html" || complain "$page: the browser failed"
   grep "CONSOLE" "$work/log" > "$work/said" && complain "$page: on the console: $(head -1 "$work/said")"
-  # Without the data and the scripts, which may hold any word.
-  sed -e 's/<script.*<\/script>//' "$work/dom.html" | awk '/<script/ { skip = 1 } !skip { print } /<\/script>/ { skip = 0 }' > "$work/body.html"
+  # Without the data, the pictures and the scripts, which may hold any word.
+  sed -e 's/<script.*<\/script>//' -e 's/data:image[^"]*//g' "$work/dom.html" | awk '/<script/ { skip = 1 } !skip { print } /<\/script>/ { skip = 0 }' > "$work/body.html"
   grep -qE 'undefined|NaN|\[object' "$work/body.html" && complain "$page: shows undefined, NaN or an object"
 
   run_browser --window-size=500,1000 --dump-dom "$(phone_of "$page" 1000)" > "$work/phone.dom" || complain "$page: the browser failed"
