@@ -7,105 +7,33 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
-#include <functional>
 #include <future>
 #include <limits>
 #include <map>
-#include <mutex>
 #include <numeric>
 #include <opencv2/core.hpp>
 #include <optional>
 #include <system_error>
-#include <thread>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 
 #include "semiseg/error.h"
+#include "thread_pool.h"
 #include "vectorized.h"
 
 namespace semiseg {
 
 namespace {
 
-// Threads that run jobs in the order of submission; without threads, submit() runs the job itself. Destroyed, it finishes the
-// jobs in hand and drops the rest.
-class WorkerPool {
- public:
-  explicit WorkerPool(int64_t workers) {
-    try {
-      for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
-    } catch (const std::system_error& e) {
-      stop();
-      throw Error(ErrorKind::kConfig, str("cannot start ", workers, " loader threads: ", e.what()), "data.workers",
-                  "use fewer");
-    }
+ThreadPool loader_threads(int64_t workers) {
+  try {
+    return ThreadPool(workers);
+  } catch (const std::system_error& e) {
+    throw Error(ErrorKind::kConfig, str("cannot start ", workers, " loader threads: ", e.what()), "data.workers", "use fewer");
   }
-
-  ~WorkerPool() { stop(); }
-
-  WorkerPool(const WorkerPool&) = delete;
-  WorkerPool& operator=(const WorkerPool&) = delete;
-
-  // What the job returns or throws is in the future. Called from one thread.
-  template <class Function>
-  auto submit(Function function) {
-    using Result = std::invoke_result_t<Function>;
-    const auto task = std::make_shared<std::packaged_task<Result()>>(std::move(function));
-    std::future<Result> result = task->get_future();
-    if (threads_.empty()) {
-      (*task)();
-      return result;
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      jobs_.emplace_back([task] { (*task)(); });
-    }
-    changed_.notify_one();
-    return result;
-  }
-
-  // Drops the jobs that no thread has begun.
-  void drop_waiting() {
-    const std::lock_guard lock(mutex_);
-    jobs_.clear();
-  }
-
-  bool has_threads() const { return !threads_.empty(); }
-
- private:
-  void stop() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
-  void work() {
-    for (;;) {
-      std::function<void()> job;
-      {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
-        if (stopping_) return;
-        job = std::move(jobs_.front());
-        jobs_.pop_front();
-      }
-      job();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> jobs_;
-  bool stopping_ = false;
-  std::vector<std::thread> threads_;
-};
+}
 
 // Which stream of images a draw belongs to; the numbers key the random streams.
 enum class List : uint32_t { kLabeled = 0, kUnlabeled = 1, kMix = 2 };
@@ -295,7 +223,7 @@ struct Loader::State {
   std::optional<RareClassSampler> rare_classes;
   std::deque<PendingBatch> pending;  // consecutive indices
   double wait_seconds = 0;
-  WorkerPool pool;  // last: its threads end before anything they use
+  ThreadPool pool;  // last: its threads end before anything they use
 
   State(const Dataset& dataset, LoaderOptions loader_options)
       : data(dataset),
@@ -305,7 +233,7 @@ struct Loader::State {
         labeled_order(options.seed, List::kLabeled, data.size(Split::kLabeled)),
         unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
-        pool(options.workers) {
+        pool(loader_threads(options.workers)) {
     if (options.rare_class_temperature > 0) {
       rare_classes.emplace(
           options.seed, options.rare_class_temperature,
@@ -522,10 +450,10 @@ struct OrderedReader::State {
   const int64_t ahead;  // samples read before they are asked for
   int64_t begun = 0;
   std::deque<std::future<Sample>> samples;
-  WorkerPool pool;  // last: its threads end before anything they use
+  ThreadPool pool;  // last: its threads end before anything they use
 
   State(const Dataset& dataset, Split which, int64_t workers)
-      : data(dataset), split(which), ahead(2 * workers), pool(workers) {}
+      : data(dataset), split(which), ahead(2 * workers), pool(loader_threads(workers)) {}
 
   void begin() {
     samples.push_back(pool.submit([this, index = begun] { return data.get(split, index); }));

@@ -1,4 +1,4 @@
-// Threads that work off tasks in the order in which they were given.
+// Threads that work off tasks in the order in which they were given; without threads, submit() runs the task itself.
 #pragma once
 
 #include <condition_variable>
@@ -16,6 +16,7 @@ namespace semiseg {
 
 class ThreadPool {
  public:
+  // Throws std::system_error where the system gives no more threads.
   explicit ThreadPool(int64_t threads) {
     for (int64_t i = 0; i < threads; ++i) threads_.emplace_back([this](const std::stop_token& stop) { work(stop); });
   }
@@ -32,6 +33,10 @@ class ThreadPool {
   std::future<std::invoke_result_t<Task>> submit(Task task) {
     auto packaged = std::make_shared<std::packaged_task<std::invoke_result_t<Task>()>>(std::move(task));
     auto future = packaged->get_future();
+    if (threads_.empty()) {
+      (*packaged)();
+      return future;
+    }
     {
       const std::lock_guard lock(mutex_);
       tasks_.push_back([packaged] { (*packaged)(); });
@@ -39,6 +44,14 @@ class ThreadPool {
     changed_.notify_one();
     return future;
   }
+
+  // Drops the tasks that no thread has begun; their futures throw std::future_error.
+  void drop_waiting() {
+    const std::lock_guard lock(mutex_);
+    tasks_.clear();
+  }
+
+  bool has_threads() const { return !threads_.empty(); }
 
  private:
   void work(const std::stop_token& stop) {

@@ -54,5 +54,30 @@ TEST(ThreadPool, TasksThatHaveNotBegunAreDroppedAtTheEnd) {
   }
 }
 
+TEST(ThreadPool, WithoutThreadsATaskRunsAtOnce) {
+  ThreadPool pool(0);
+  EXPECT_FALSE(pool.has_threads());
+  int ran = 0;
+  auto first = pool.submit([&] { return ++ran; });
+  EXPECT_EQ(ran, 1);
+  EXPECT_EQ(first.get(), 1);
+  EXPECT_THROW(pool.submit([]() -> int { throw std::runtime_error("broken"); }).get(), std::runtime_error);
+}
+
+TEST(ThreadPool, WaitingTasksCanBeDropped) {
+  ThreadPool pool(1);
+  std::promise<void> begun, go_on;
+  auto running = pool.submit([&] {
+    begun.set_value();
+    go_on.get_future().wait();
+  });
+  begun.get_future().wait();
+  auto waiting = pool.submit([] {});
+  pool.drop_waiting();
+  EXPECT_THROW(waiting.get(), std::future_error);
+  go_on.set_value();
+  EXPECT_NO_THROW(running.get());
+}
+
 }  // namespace
 }  // namespace semiseg
