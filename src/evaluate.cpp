@@ -21,9 +21,7 @@ CoveringLogits whole_logits(Segmenter& model, const Tensor& image_BCHW) {
   const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
   const int64_t padded_H = padded_side(H), padded_W = padded_side(W);
   const auto padded =
-      padded_H == H && padded_W == W
-          ? image_BCHW
-          : at::constant_pad_nd(image_BCHW, {0, padded_W - W, 0, padded_H - H}, 0).contiguous(at::MemoryFormat::ChannelsLast);
+      padded_H == H && padded_W == W ? image_BCHW : pad_sides(image_BCHW).contiguous(at::MemoryFormat::ChannelsLast);
   return {model.forward(padded), {.H = H, .W = W, .grid_H = padded_H, .grid_W = padded_W}};
 }
 
@@ -113,18 +111,14 @@ Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, co
 
 std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split split, const EvalOptions& options,
                                const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen) {
-  const bool training = model.is_training();
-  model.eval();
+  const EvaluationMode evaluating(model);
   OrderedReader reader(data, split, options.workers);
   ConfusionMatrix matrix(model.num_classes(), options.device);
   const int64_t count = data.size(split);
   if (count == 0)
     throw Error(ErrorKind::kData, "there is no image to evaluate", "data.val", "name a list of images and labels");
   for (int64_t index = 0; index < count; ++index) {
-    if (stop && stop()) {
-      model.train(training);
-      return std::nullopt;
-    }
+    if (stop && stop()) return std::nullopt;
     const Sample sample = reader.next();
     Tensor prediction_HW;
     if (one_view(options.eval)) {
@@ -139,7 +133,6 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
     }
     if (seen) seen(index, prediction_HW);
   }
-  model.train(training);
   const Scores scores = matrix.scores();
   if (scores.pixel_accuracy == 0 && matrix.counts().sum().item<int64_t>() == 0)
     throw Error(ErrorKind::kData, "the labels hold no pixel of any class, so there is nothing to score", "data.val",

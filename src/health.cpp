@@ -508,8 +508,7 @@ void measure_agreement(Segmenter& network, const Dataset& data, const EvalOption
                        std::map<std::string, Tensor>* previous, PseudoScores* pseudo) {
   constexpr int64_t kMostImages = 16;
   const at::NoGradGuard no_grad;
-  const bool training = network.is_training();
-  network.eval();
+  const EvaluationMode evaluating(network);
   const int64_t K = network.num_classes(), images = data.size(Split::kUnlabeled), count = std::min(images, kMostImages);
   auto equal_K = at::zeros({K}, at::kLong), before_K = at::zeros({K}, at::kLong);
   std::map<std::string, Tensor> newest;
@@ -521,8 +520,7 @@ void measure_agreement(Segmenter& network, const Dataset& data, const EvalOption
     {
       const Autocast autocast(options.device, options.bf16);
       const auto image_BCHW = normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);
-      logits_BKhw = network.forward(at::constant_pad_nd(image_BCHW, {0, padded_side(W) - W, 0, padded_side(H) - H}, 0)
-                                        .contiguous(at::MemoryFormat::ChannelsLast));
+      logits_BKhw = network.forward(pad_sides(image_BCHW).contiguous(at::MemoryFormat::ChannelsLast));
     }
     const int64_t stride = padded_side(H) / logits_BKhw.size(2);
     const auto class_hw = logits_BKhw.narrow(2, 0, (H + stride - 1) / stride)
@@ -539,7 +537,6 @@ void measure_agreement(Segmenter& network, const Dataset& data, const EvalOption
     }
     newest[name] = class_hw;
   }
-  network.train(training);
   *previous = std::move(newest);
 
   pseudo->agreement.reset();

@@ -127,4 +127,9 @@ void copy_module(const torch::nn::Module& from, torch::nn::Module& to) {
 
 int64_t padded_side(int64_t side) { return (side + kCoarsestStride - 1) / kCoarsestStride * kCoarsestStride; }
 
+Tensor pad_sides(const Tensor& x_HW, const at::Scalar& fill) {
+  const int64_t H = x_HW.size(-2), W = x_HW.size(-1);
+  return at::constant_pad_nd(x_HW, {0, padded_side(W) - W, 0, padded_side(H) - H}, fill);
+}
+
 }  // namespace semiseg

@@ -7,6 +7,7 @@
 
 #include "semiseg/device.h"
 #include "semiseg/loader.h"
+#include "semiseg/model.h"
 #include "semiseg/pseudo_label.h"
 
 namespace semiseg {
@@ -30,29 +31,14 @@ std::set<int64_t> classes_in(const Tensor& label_HW, int64_t num_classes) {
 // One image as a batch that the network can take: padded with the mean colour, which is not valid.
 UnlabeledBatch whole_view(const Sample& sample, const EvalOptions& options) {
   const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
-  const std::vector<int64_t> padding{0, padded_side(W) - W, 0, padded_side(H) - H};
   UnlabeledBatch batch;
-  batch.weak_BCHW =
-      at::constant_pad_nd(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std), padding, 0)
-          .contiguous(at::MemoryFormat::ChannelsLast);
-  batch.valid_BHW = at::constant_pad_nd(at::ones({1, H, W}, at::kBool), padding, 0).to(options.device);
+  batch.weak_BCHW = pad_sides(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std))
+                        .contiguous(at::MemoryFormat::ChannelsLast);
+  batch.valid_BHW = pad_sides(at::ones({1, H, W}, at::kBool)).to(options.device);
   if (sample.label_HW.defined())
-    batch.truth_BHW = at::constant_pad_nd(sample.label_HW.unsqueeze(0).to(at::kLong), padding, kIgnore).to(options.device);
+    batch.truth_BHW = pad_sides(sample.label_HW.unsqueeze(0).to(at::kLong), kIgnore).to(options.device);
   return batch;
 }
-
-// A network in eval mode for a while.
-class Evaluating {
- public:
-  explicit Evaluating(Segmenter& network) : network_(network), training_(network.is_training()) { network.eval(); }
-  ~Evaluating() { network_.train(training_); }
-  Evaluating(const Evaluating&) = delete;
-  Evaluating& operator=(const Evaluating&) = delete;
-
- private:
-  Segmenter& network_;
-  bool training_;
-};
 
 }  // namespace
 
@@ -117,7 +103,7 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
     }
     if (!labels) break;  // a method without any
     const auto cut = [&](const Tensor& x_BHW) { return x_BHW[0].narrow(0, 0, H).narrow(1, 0, W).to(at::kCPU); };
-    const Evaluating evaluating(method.predictor());
+    const EvaluationMode evaluating(method.predictor());
     samples.unlabeled.push_back({sample.id, sample.image_HWC, cut(labels->class_BHW).to(at::kByte),
                                  cut(labels->accepted_BHW).contiguous(),
                                  predict_image(method.predictor(), sample.image_HWC, options).to(at::kCPU, at::kByte)});

@@ -77,5 +77,20 @@ void copy_module(const torch::nn::Module& from, torch::nn::Module& to);
 // A side rounded up to what the network wants (32), so that a whole image is scored without resampling: evaluation pads with
 // the mean colour at the right and the bottom, and cuts the logits back.
 int64_t padded_side(int64_t side);
+// The last two dimensions made that long, with `fill` at the right and the bottom.
+Tensor pad_sides(const Tensor& x_HW, const at::Scalar& fill = 0);
+
+// A network in evaluation mode for as long as this lives; then it is in the mode it was in.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(Segmenter& network) : network_(network), training_(network.is_training()) { network.eval(); }
+  ~EvaluationMode() { network_.train(training_); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  Segmenter& network_;
+  bool training_;
+};
 
 }  // namespace semiseg

@@ -114,8 +114,7 @@ std::vector<Tensor> trial_images(const Arguments& arguments, const DataConfig& d
 // Logits as evaluation makes them: at stride 4 of the padded image, or at the image's size.
 Tensor low_resolution_logits(Segmenter& network, const Tensor& image_BCHW) {
   at::NoGradGuard no_grad;
-  const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
-  return network.forward(at::constant_pad_nd(image_BCHW, {0, padded_side(W) - W, 0, padded_side(H) - H}, 0));
+  return network.forward(pad_sides(image_BCHW));
 }
 Tensor logits(Segmenter& network, const Tensor& image_BCHW) {
   const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);

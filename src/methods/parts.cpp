@@ -55,11 +55,8 @@ void Teacher::end_epoch(const Progress& progress) {
 
 Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW) {
   at::NoGradGuard no_grad;
-  const bool training = network.is_training();
-  network.eval();
-  auto logits_BKhw = network.forward(image_BCHW);
-  network.train(training);
-  return logits_BKhw;
+  const EvaluationMode evaluating(network);
+  return network.forward(image_BCHW);
 }
 
 Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts) {
