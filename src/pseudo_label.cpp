@@ -151,18 +151,10 @@ Tensor paste(const Tensor& mask_BHW, const Tensor& source_BCHW, const Tensor& ta
 LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const LabelledView& target) {
   const auto tensors_of = [](const LabelledView& view) {
     const auto& [class_BHW, confidence_BHW, valid_BHW, truth_BHW] = view.labels;
-    return std::vector<Tensor>{class_BHW, confidence_BHW, valid_BHW, truth_BHW, view.image_BCHW};
+    return std::vector<Tensor>{view.image_BCHW, class_BHW, confidence_BHW, valid_BHW, truth_BHW};
   };
-  std::vector<Tensor> pasted = tensors_of(target);
-  const std::vector<Tensor> from = tensors_of(source);
-  // The truth may be known for one of them alone, and there may be no images.
-  std::vector<Tensor> sources, targets;
-  for (size_t i = 0; i < pasted.size(); ++i)
-    if (from[i].defined() && pasted[i].defined()) sources.push_back(from[i]), targets.push_back(pasted[i]);
-  auto both = paste_where(mask_BHW, sources, targets);
-  size_t next = 0;
-  for (size_t i = 0; i < pasted.size(); ++i) pasted[i] = from[i].defined() && pasted[i].defined() ? both[next++] : Tensor();
-  return {pasted[4], {pasted[0], pasted[1], pasted[2], pasted[3]}};
+  const auto pasted = paste_where(mask_BHW, tensors_of(source), tensors_of(target));
+  return {pasted[0], {pasted[1], pasted[2], pasted[3], pasted[4]}};
 }
 
 Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,

@@ -71,7 +71,7 @@ void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const
 
 // Mixing: sources[i] where the mask (bool) holds, targets[i] elsewhere, for images, labels and masks in one pass over the mask,
 // of which each run of pixels is copied. A pair is [B, H, W] or [B, C, H, W], of one shape and any one type; the result has the
-// target's memory format.
+// target's memory format. Where one of a pair is undefined, so is the result.
 std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources, const std::vector<Tensor>& targets);
 
 // The k-th smallest of non-negative float32 values, a scalar, without a sort. REQUIRES: 1 <= k <= the number of values.

@@ -72,9 +72,12 @@ void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& 
 std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
                                 const std::vector<Tensor>& targets) {
   std::vector<Tensor> pasted;
-  for (size_t i = 0; i < targets.size(); ++i)
-    pasted.push_back(at::where(targets[i].dim() == 4 ? mask_BHW.unsqueeze(1) : mask_BHW, sources[i], targets[i])
-                         .contiguous(targets[i].suggest_memory_format()));
+  for (size_t i = 0; i < targets.size(); ++i) {
+    pasted.emplace_back();
+    if (!sources[i].defined() || !targets[i].defined()) continue;
+    pasted.back() = at::where(targets[i].dim() == 4 ? mask_BHW.unsqueeze(1) : mask_BHW, sources[i], targets[i])
+                        .contiguous(targets[i].suggest_memory_format());
+  }
   return pasted;
 }
 
