@@ -7,6 +7,10 @@
 #include "plain_png.h"
 #include "semiseg/dataset.h"
 
+namespace cv {
+class Mat;
+}
+
 namespace semiseg {
 
 // PNG and JPEG are decoded in part; other formats as a whole, by the constructor.
@@ -40,5 +44,13 @@ class ImageFile {
 
 // Says that a label holds a value that is neither a class nor ignored, at which pixel, and which values are.
 std::string bad_value_text(int value, int64_t row, int64_t column, const std::array<int16_t, 256>& value_to_class);
+
+// Encodes by the ending of `path` and writes through files.h. 8-bit, BGR or of one channel.
+void write_picture(const std::string& path, const cv::Mat& picture);
+
+// One channel of a colour laid over another: weight in 0..256.
+inline uint8_t blend(int under, int over, int weight) {
+  return static_cast<uint8_t>((under * (256 - weight) + over * weight + 128) / 256);
+}
 
 }  // namespace semiseg

@@ -373,10 +373,10 @@ std::string ranges_text(Predicate wanted) {
   return text;
 }
 
-std::string encode(const std::string& extension, const cv::Mat& pixels, const std::string& path) {
+void write_encoded(const std::string& extension, const std::string& path, const cv::Mat& pixels) {
   std::vector<uchar> bytes;
   if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
-  return {bytes.begin(), bytes.end()};
+  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace
@@ -502,11 +502,15 @@ Tensor map_label(const Tensor& values_HW, const std::array<int16_t, 256>& value_
   return label_HW;
 }
 
+void write_picture(const std::string& path, const cv::Mat& picture) {
+  write_encoded(std::filesystem::path(path).extension().string(), path, picture);
+}
+
 void write_label_png(const std::string& path, const Tensor& label_HW) {
   TORCH_CHECK(label_HW.dim() == 2 && label_HW.scalar_type() == at::kByte, "write_label_png wants uint8 [H, W]");
   const Tensor label = label_HW.contiguous();
   const cv::Mat pixels(static_cast<int>(label.size(0)), static_cast<int>(label.size(1)), CV_8UC1, label.data_ptr<uint8_t>());
-  write_file(path, encode(".png", pixels, path));
+  write_encoded(".png", path, pixels);
 }
 
 void write_image(const std::string& path, const Tensor& image_HWC) {
@@ -520,7 +524,7 @@ void write_image(const std::string& path, const Tensor& image_HWC) {
   const cv::Mat rgb(static_cast<int>(image.size(0)), static_cast<int>(image.size(1)), CV_8UC3, image.data_ptr<uint8_t>());
   cv::Mat bgr;
   cv::cvtColor(rgb, bgr, cv::COLOR_RGB2BGR);
-  write_file(path, encode(extension, bgr, path));
+  write_encoded(extension, path, bgr);
 }
 
 Tensor overlay(const Tensor& image_HWC, const Tensor& label_HW, const ClassSet& classes, double opacity) {
@@ -536,7 +540,7 @@ Tensor overlay(const Tensor& image_HWC, const Tensor& label_HW, const ClassSet& 
     const auto& colour = classes.colours[classes_at[i]];
     for (int c = 0; c < 3; ++c) {
       uint8_t& value = pixels[3 * i + c];
-      value = static_cast<uint8_t>((value * (256 - weight) + colour[c] * weight + 128) / 256);
+      value = blend(value, colour[c], weight);
     }
   }
   return result_HWC;

@@ -5,6 +5,8 @@
 #include <limits>
 #include <opencv2/imgproc.hpp>
 
+#include "image_file.h"
+
 namespace semiseg {
 namespace {
 
@@ -161,8 +163,7 @@ cv::Mat OverlayPainter::paint(const cv::Mat& image, const cv::Mat& classes) {
         continue;
       }
       const cv::Vec3b& colour = classes_[index[x]].colour;
-      for (int c = 0; c < 3; ++c)
-        to[x][c] = static_cast<uint8_t>((from[x][c] * (256 - weight) + colour[c] * weight + 128) / 256);
+      for (int c = 0; c < 3; ++c) to[x][c] = blend(from[x][c], colour[c], weight);
     }
   }
   if (options_.legend) draw_legend(classes, &picture);

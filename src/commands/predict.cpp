@@ -6,6 +6,7 @@
 
 #include "commands/command.h"
 #include "commands/written_ids.h"
+#include "image_file.h"
 #include "predict_inputs.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -22,13 +23,6 @@ struct Wanted {
   bool overlay = true, legend = true, confidence = false;
   std::array<uint8_t, 256> ids{};  // class index -> written value
 };
-
-void write_picture(const std::string& path, const cv::Mat& picture) {
-  std::vector<uchar> bytes;
-  if (!cv::imencode(std::filesystem::path(path).extension().string(), picture, bytes))
-    throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
-  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-}
 
 // Frames as a video, or as PNGs where there is no encoder.
 class FramesOut {

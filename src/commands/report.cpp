@@ -14,8 +14,9 @@ int run(const Arguments& arguments) {
   std::string dir = arguments.positional[0];
   while (dir.size() > 1 && dir.back() == '/') dir.pop_back();
   if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
-  rewrite_pictures(read_run(dir));  // first: the page holds them
-  std::printf("%s\n", write_report(dir).c_str());
+  const RunRecord record = read_run(dir);
+  rewrite_pictures(record);
+  std::printf("%s\n", write_report(record).c_str());
   return 0;
 }
 

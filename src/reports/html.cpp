@@ -11,11 +11,11 @@ class HtmlReport : public Reporter {
 
   void epochs(const std::vector<EpochRecord>& history, bool) override {
     has_epochs_ = !history.empty();
-    if (has_epochs_) write_report(dir_);
+    if (has_epochs_) write_report(read_run(dir_));
   }
 
   void end(RunState, int, const std::string&) override {
-    if (has_epochs_) write_report(dir_);
+    if (has_epochs_) write_report(read_run(dir_));
   }
 
  private:

@@ -132,9 +132,9 @@ std::string compare_page(const std::vector<RunRecord>& runs) {
                                     {"script", joined(assets::kChartsJs, assets::kCompareJs)}});
 }
 
-std::string write_report(const std::string& run_dir) {
-  const std::string path = run_dir + "/report.html";
-  write_file(path, report_page(read_run(run_dir)));
+std::string write_report(const RunRecord& run) {
+  const std::string path = run.dir + "/report.html";
+  write_file(path, report_page(run));
   return path;
 }
 

@@ -14,7 +14,7 @@ std::string report_page(const RunRecord& run);
 // The page of several. REQUIRES: at least one run; all have the same classes.
 std::string compare_page(const std::vector<RunRecord>& runs);
 
-// Reads the run folder and rewrites its report.html, whose path is returned. Throws as read_run does.
-std::string write_report(const std::string& run_dir);
+// Rewrites the run's report.html, whose path is returned. Throws Error(kDisk).
+std::string write_report(const RunRecord& run);
 
 }  // namespace semiseg
