@@ -1,13 +1,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/version.h>
-#include <unistd.h>
 
-#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <opencv2/core/version.hpp>
 
+#include "host.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
 #include "semiseg/train.h"
@@ -20,13 +19,6 @@ namespace fs = std::filesystem;
 std::string& command_line() {
   static std::string words;
   return words;
-}
-
-std::string now_utc() {
-  const std::time_t now = std::time(nullptr);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
-  return text;
 }
 
 }  // namespace
@@ -110,8 +102,6 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
   }
   write_file(dir_ + "/config.yaml", to_yaml(config));
 
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
   // A resumed run keeps what the first start wrote and adds itself.
   const std::string path = dir_ + "/environment.json";
   nlohmann::ordered_json environment;
@@ -124,12 +114,12 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
                                       {"device", describe_device(device)},
                                       {"precision", bf16 ? "bf16" : "fp32"},
                                       {"threads", at::get_num_threads()},
-                                      {"host", host},
+                                      {"host", host_name()},
                                       {"command_line", command_line()},
                                       {"working_directory", fs::current_path().string()},
                                       {"seed", config.seed},
                                       {"data_fingerprint", state.data_fingerprint},
-                                      {"started", now_utc()},
+                                      {"started", utc_now()},
                                       {"resumed_at_step", resumed_ ? nlohmann::ordered_json(state.step) : nullptr}};
   if (environment.is_object()) {
     environment["resumed"].push_back(now);

@@ -18,6 +18,7 @@
 #include <fstream>
 
 #include "commands/command.h"
+#include "host.h"
 #include "reports/run_view.h"
 #include "reports/text.h"
 #include "semiseg/error.h"
@@ -31,12 +32,6 @@ namespace fs = std::filesystem;
 constexpr int kPollMilliseconds = 1000;
 
 // --- reading the run folder ---
-
-std::string host_name() {
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
-  return host;
-}
 
 bool process_exists(int64_t pid) { return pid > 0 && (::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM); }
 

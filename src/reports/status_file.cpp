@@ -2,11 +2,11 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <ctime>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "host.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/report.h"
@@ -19,20 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 // Between two versions of the file, whatever the run does meanwhile: a reader takes an older one for a sign of death.
 constexpr std::chrono::seconds kHeartbeat{2};
-
-std::string utc_now() {
-  char now[32];
-  const std::time_t time = std::time(nullptr);
-  std::tm parts{};
-  std::strftime(now, sizeof(now), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&time, &parts));
-  return now;
-}
-
-std::string host_name() {
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
-  return host;
-}
 
 Json number_or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
@@ -53,8 +39,8 @@ class StatusFile : public Reporter {
       fields_["steps_per_epoch"] = info.steps_per_epoch;
       fields_["active"] = utc_now();
       if (fields_["started"].is_null()) fields_["started"] = fields_["active"];
-      write(Durability::kAtOnce);
     }
+    write(Durability::kAtOnce);
     if (!heart_.joinable()) heart_ = std::jthread([this](const std::stop_token& stop) { beat(stop); });
   }
 
@@ -81,11 +67,29 @@ class StatusFile : public Reporter {
   }
 
   void epochs(const std::vector<EpochRecord>& history, bool) override {
+    take_in(history);
+    write(Durability::kAtOnce);
+  }
+
+  void end(RunState state, int exit_code, const std::string& message) override {
+    stop_heart();
+    if (path_.empty()) return;  // failed before there was a folder
+    {
+      const std::lock_guard lock(mutex_);
+      fields_["state"] = state == RunState::kDone ? "done" : state == RunState::kStopped ? "stopped" : "failed";
+      fields_["phase"] = fields_["evaluated"] = nullptr;
+      fields_["seconds_left"] = state == RunState::kDone ? Json(0) : Json(nullptr);
+      fields_["exit_code"] = exit_code;
+      fields_["message"] = message;
+    }
+    write(Durability::kAtOnce);
+  }
+
+ private:
+  void take_in(const std::vector<EpochRecord>& history) {
     const std::lock_guard lock(mutex_);
     Json best, alarms = Json::array();
-    for (const EpochRecord& record : history)
-      if (record.val && (best.is_null() || record.val->miou > best["miou"].get<double>()))
-        best = {{"epoch", record.epoch}, {"miou", record.val->miou}};
+    if (const EpochRecord* record = best_of(history)) best = {{"epoch", record->epoch}, {"miou", record->val->miou}};
     if (fields_["phase"] == "evaluating") fields_["phase"] = "training";
     fields_["evaluated"] = nullptr;
     if (!history.empty()) {
@@ -96,30 +100,18 @@ class StatusFile : public Reporter {
     }
     fields_["best"] = best;
     fields_["alarms"] = alarms;
-    write(Durability::kAtOnce);
   }
 
-  void end(RunState state, int exit_code, const std::string& message) override {
-    stop_heart();
-    if (path_.empty()) return;  // failed before there was a folder
-    const std::lock_guard lock(mutex_);
-    fields_["state"] = state == RunState::kDone ? "done" : state == RunState::kStopped ? "stopped" : "failed";
-    fields_["phase"] = fields_["evaluated"] = nullptr;
-    fields_["seconds_left"] = state == RunState::kDone ? Json(0) : Json(nullptr);
-    fields_["exit_code"] = exit_code;
-    fields_["message"] = message;
-    write(Durability::kAtOnce);
-  }
-
- private:
   void beat(const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
     while (!wake_.wait_for(lock, stop, kHeartbeat, [] { return false; }) && !stop.stop_requested()) {
+      lock.unlock();
       try {
         write(Durability::kAfterAWhile);
       } catch (const Error&) {
         // A full disk, say. The run meets it where it writes what matters.
       }
+      lock.lock();
     }
   }
 
@@ -129,16 +121,24 @@ class StatusFile : public Reporter {
     heart_.join();
   }
 
-  // REQUIRES: mutex_ is held.
+  // A step must not wait for a slow disk: the fields are free again before the file is written.
+  // REQUIRES: mutex_ is not held by this thread.
   void write(Durability durability) {
-    fields_["updated"] = utc_now();
-    const std::string text = fields_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-    AtomicFile file(path_);
+    const std::lock_guard one_writer(file_mutex_);
+    std::string text, path;
+    {
+      const std::lock_guard lock(mutex_);
+      path = path_;
+      fields_["updated"] = utc_now();
+      text = fields_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+    }
+    AtomicFile file(path);
     file.write(text.data(), text.size());
     file.commit(durability);
   }
 
-  std::mutex mutex_;  // of all but heart_
+  std::mutex mutex_;       // of path_ and fields_
+  std::mutex file_mutex_;  // of the file; taken first
   std::condition_variable_any wake_;
   std::string path_;
   // In the order in which they are written.

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "host.h"
 #include "image_file.h"
 #include "protobuf.h"
 #include "reports/pictures.h"
@@ -263,13 +264,11 @@ class TensorBoard : public Reporter {
 
   void open() {
     if (file_) return;
-    char host[256] = {};
-    ::gethostname(host, sizeof(host) - 1);
     const int64_t newest = newest_file_time();
     // TensorBoard reads the files in the order of their names.
     const int64_t time = std::max<int64_t>(std::time(nullptr), newest + 1);
     file_ = std::make_unique<AppendFile>(
-        str(dir_, "/", kPrefix, format("%010lld", static_cast<long long>(time)), ".", host, ".", ::getpid()));
+        str(dir_, "/", kPrefix, format("%010lld", static_cast<long long>(time)), ".", host_name(), ".", ::getpid()));
     std::string records = record_of(ProtoMessage().float64(1, now()).bytes(3, "brain.Event:2"));
     const int64_t ended = known_.empty() ? 0 : known_.back().step;
     // An epoch whose end is the checkpoint itself may be missing: the process may have ended before it was told.
