@@ -1,6 +1,7 @@
 // Exported files, read back by Python's runtimes.
 #include "../parity/smp_formula.h"
 #include "program.h"
+#include "tests/python.h"
 
 namespace semiseg {
 namespace {
@@ -16,9 +17,8 @@ optim: {epochs: 1}
 )") {}
 
   Outcome check(const std::string& files) const {
-    const std::string python = SEMISEG_SOURCE_DIR "/.venv/bin/python";
-    if (!std::filesystem::exists(python)) return {kSkipped, "there is no .venv/bin/python"};
-    return shell(python + " " SEMISEG_SOURCE_DIR "/tools/check/export.py " + files);
+    if (!std::filesystem::exists(kPython)) return {kSkipped, "there is no " + kPython};
+    return shell(kPython + " " SEMISEG_SOURCE_DIR "/tools/check/export.py " + files);
   }
 };
 

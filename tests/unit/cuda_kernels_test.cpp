@@ -6,23 +6,13 @@
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/plain.h"
+#include "unit/ops_cases.h"
 
 namespace semiseg {
 namespace {
 
 using cuda_on_cpu::Dim3;
 using cuda_on_cpu::launch;
-
-Tensor waves(at::IntArrayRef sizes) {
-  int64_t count = 1;
-  for (const int64_t size : sizes) count *= size;
-  return (at::sin(at::arange(count, at::kDouble).square() * 0.37) * 3).to(at::kFloat).view(sizes);
-}
-
-Tensor labels_of(int64_t B, int64_t H, int64_t W, int64_t K) {
-  const auto label = (at::arange(B * H * W, at::kLong) * 7).remainder(K + 1).view({B, H, W});
-  return at::where(label == K, kIgnore, label);
-}
 
 ops::cuda::Logits<float> view_of(const Tensor& logits_BKhw, int64_t H, int64_t W, bool align_corners) {
   return {logits_BKhw.const_data_ptr<float>(), static_cast<int>(logits_BKhw.size(1)),
@@ -62,17 +52,7 @@ Result cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const C
   return {sums_2[0], sums_2[1], gradient_BKhw};
 }
 
-void expect_close(const Tensor& got, const Tensor& wanted, double tolerance, const std::string& what) {
-  ASSERT_EQ(got.sizes(), wanted.sizes()) << what;
-  const double scale = std::max(1.0, wanted.abs().max().item<double>());
-  EXPECT_LE((got.to(at::kDouble) - wanted.to(at::kDouble)).abs().max().item<double>(), tolerance * scale) << what;
-}
-
-struct Size {
-  const char* what;
-  int64_t h, w, H, W;
-};
-const Size kSizes[] = {
+const UpsamplingCase kSizes[] = {
     {"four times", 5, 6, 20, 24}, {"not whole", 7, 5, 16, 11}, {"one to one", 6, 9, 6, 9}, {"smaller", 12, 21, 5, 8},
     {"one column", 4, 1, 9, 5},   {"one row", 1, 4, 5, 10},    {"one sample", 1, 1, 3, 4}, {"one pixel", 3, 3, 1, 1},
 };
@@ -84,7 +64,7 @@ TEST(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
   smooth.weight_K = weighted.weight_K;
   smooth.label_smoothing = 0.2;
   focal.focal_gamma = 2;
-  for (const Size& size : kSizes) {
+  for (const UpsamplingCase& size : kSizes) {
     const auto logits_BKhw = waves({B, K, size.h, size.w});
     const auto label_BHW = labels_of(B, size.H, size.W, K);
     weighted.pixel_weight_BHW = waves({B, size.H, size.W}).abs();
@@ -124,7 +104,7 @@ TEST(CudaKernels, RefusesALabelThatIsNoClass) {
 
 TEST(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
   constexpr int64_t B = 2, K = 6;
-  for (const Size& size : kSizes)
+  for (const UpsamplingCase& size : kSizes)
     for (const bool align_corners : {true, false}) {
       const auto logits_BKhw = waves({B, K, size.h, size.w});
       const auto label_BHW = labels_of(B, size.H, size.W, K);

@@ -9,40 +9,18 @@
 
 #include "ops/fused_cpu.h"
 #include "ops/plain.h"
+#include "unit/ops_cases.h"
 
 namespace semiseg {
 namespace {
 
-// Waves of different length in every class and place: no two logits of a pixel are near each other for long.
-Tensor waves(at::IntArrayRef sizes, double scale = 3) {
-  int64_t count = 1;
-  for (const int64_t size : sizes) count *= size;
-  return (at::sin(at::arange(count, at::kDouble).square() * 0.37) * scale).to(at::kFloat).view(sizes);
-}
-
-// Every class and, where K + 1 goes by, kIgnore.
-Tensor labels_of(int64_t B, int64_t H, int64_t W, int64_t K) {
-  const auto label = (at::arange(B * H * W, at::kLong) * 7).remainder(K + 1).view({B, H, W});
-  return at::where(label == K, kIgnore, label);
-}
-
-struct Size {
-  const char* what;
-  int64_t h, w, H, W;
-};
 // Cells wider than a vector and not, several chunks of strips, every kind of scale.
-const Size kSizes[] = {
+const UpsamplingCase kSizes[] = {
     {"four times", 20, 37, 80, 148}, {"not whole", 7, 5, 31, 33}, {"one to one", 6, 9, 6, 9},
     {"smaller", 12, 21, 5, 8},       {"one column", 4, 1, 16, 5}, {"one row", 1, 4, 5, 16},
     {"one sample", 1, 1, 3, 4},      {"one pixel", 3, 3, 1, 1},   {"exactly two vectors", 9, 33, 36, 132},
     {"eight times", 3, 18, 24, 144},
 };
-
-void expect_close(const Tensor& got, const Tensor& wanted, double tolerance, const std::string& what) {
-  ASSERT_EQ(got.sizes(), wanted.sizes()) << what;
-  const double scale = std::max(1.0, wanted.abs().max().item<double>());
-  EXPECT_LE((got.to(at::kDouble) - wanted.to(at::kDouble)).abs().max().item<double>(), tolerance * scale) << what;
-}
 
 class FusedOps : public testing::Test {
  protected:
@@ -59,7 +37,7 @@ TEST_F(FusedOps, CrossEntropyAndItsGradientAreThePlainOnes) {
   smooth.label_smoothing = 0.2;
   focal.focal_gamma = 2;
   focal.weight_K = weighted.weight_K;
-  for (const Size& size : kSizes) {
+  for (const UpsamplingCase& size : kSizes) {
     const auto label = labels_of(B, size.H, size.W, K);
     masked.pixel_weight_BHW = (at::arange(label.numel(), at::kLong).remainder(3) > 0).view_as(label);
     smooth.pixel_weight_BHW = at::sin(at::arange(label.numel(), at::kFloat)).abs().view_as(label);
@@ -145,7 +123,7 @@ TEST_F(FusedOps, RefusesALabelThatIsNoClass) {
 }
 
 TEST_F(FusedOps, LabelProbabilityIsThePlainOne) {
-  for (const Size& size : kSizes)
+  for (const UpsamplingCase& size : kSizes)
     for (const bool align_corners : {true, false}) {
       const auto logits = waves({2, 19, size.h, size.w});
       const auto label = labels_of(2, size.H, size.W, 19);
@@ -155,7 +133,7 @@ TEST_F(FusedOps, LabelProbabilityIsThePlainOne) {
 }
 
 TEST_F(FusedOps, PredictionsAreThePlainOnes) {
-  for (const Size& size : kSizes)
+  for (const UpsamplingCase& size : kSizes)
     for (const bool align_corners : {true, false})
       for (const int64_t pad : {0, 3}) {
         const auto logits = waves({2, 19, size.h, size.w});
@@ -178,7 +156,7 @@ TEST_F(FusedOps, PredictionsAreThePlainOnes) {
 
 TEST_F(FusedOps, ConfusionCountsTheFusedPredictions) {
   constexpr int64_t K = 6;
-  for (const Size& size : kSizes)
+  for (const UpsamplingCase& size : kSizes)
     for (const auto type : {at::kLong, at::kByte}) {
       const auto logits = waves({2, K, size.h, size.w});
       const auto label = labels_of(2, size.H, size.W, K).to(type);
