@@ -30,9 +30,6 @@ constexpr double kOtherAspect = 1.1;  // ratio of typical widths over heights
 
 std::string text_of(const Size& size) { return str(size.first, " x ", size.second); }
 
-// "3 images", "1 image".
-std::string counted(int64_t count, const std::string& noun) { return str(count, " ", noun, count == 1 ? "" : "s"); }
-
 std::string join(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;

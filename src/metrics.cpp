@@ -110,6 +110,22 @@ Scores scores_of(const Tensor& counts_KK) {
   return s;
 }
 
+const EpochRecord* best_of(const std::vector<EpochRecord>& history) {
+  const EpochRecord* best = nullptr;
+  for (const EpochRecord& record : history)
+    if (record.val && (best == nullptr || record.val->miou > best->val->miou)) best = &record;
+  return best;
+}
+
+std::vector<size_t> classes_by_rarity(const Scores& scores) {
+  std::vector<size_t> classes;
+  for (size_t c = 0; c < scores.label_share.size(); ++c)
+    if (scores.label_share[c] > 0) classes.push_back(c);
+  std::stable_sort(classes.begin(), classes.end(),
+                   [&](size_t a, size_t b) { return scores.label_share[a] < scores.label_share[b]; });
+  return classes;
+}
+
 std::string to_json(const Scores& scores) { return json_of(scores).dump(); }
 
 std::string to_json(const EpochRecord& r) {

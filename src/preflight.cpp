@@ -25,8 +25,6 @@ std::string time_text(double seconds) {
   return two(seconds / 3600, 24, "days", "h");
 }
 
-std::string counted(int64_t count, const std::string& noun) { return str(count, " ", noun, count == 1 ? "" : "s"); }
-
 // The validation image with the most pixels, and how many times its pixels all of them have.
 struct ValImages {
   int64_t largest = 0;

@@ -34,12 +34,9 @@ std::optional<int64_t> total_epochs(const Json& status, const EpochRecord& last)
 }  // namespace
 
 MaybeFraction rare_iou(const Scores& scores) {
-  std::vector<size_t> labelled;
-  for (size_t c = 0; c < scores.iou.size() && c < scores.label_share.size(); ++c)
-    if (scores.label_share[c] > 0 && scores.iou[c]) labelled.push_back(c);
+  auto labelled = classes_by_rarity(scores);
+  std::erase_if(labelled, [&](size_t c) { return c >= scores.iou.size() || !scores.iou[c]; });
   if (labelled.empty()) return std::nullopt;
-  std::stable_sort(labelled.begin(), labelled.end(),
-                   [&](size_t a, size_t b) { return scores.label_share[a] < scores.label_share[b]; });
   labelled.resize((labelled.size() + 2) / 3);
   double sum = 0;
   for (const size_t c : labelled) sum += *scores.iou[c];

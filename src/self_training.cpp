@@ -132,14 +132,6 @@ struct Past {
   }
 };
 
-// The first epoch with the highest mIoU, or none.
-const EpochRecord* best_of(const std::vector<EpochRecord>& history) {
-  const EpochRecord* best = nullptr;
-  for (const EpochRecord& record : history)
-    if (record.val && (best == nullptr || record.val->miou > best->val->miou)) best = &record;
-  return best;
-}
-
 // What one stage reports: to its own folder, and to the run's with everything counted through. Keeps the run's checkpoints.
 class StageReport : public Reporter {
  public:

@@ -1,6 +1,7 @@
 // The one exception type of semiseg, and how its messages are put together.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <sstream>
 #include <stdexcept>
@@ -50,6 +51,9 @@ std::string str(const Parts&... parts) {
   (out << ... << parts);
   return out.str();
 }
+
+// "1 file", "3 files".
+inline std::string counted(int64_t count, const std::string& noun) { return str(count, " ", noun, count == 1 ? "" : "s"); }
 
 // snprintf into a string; what is longer than 511 characters is cut.
 std::string format(const char* pattern, auto... values) {

@@ -74,6 +74,12 @@ struct EpochRecord {
   std::vector<Alarm> alarms;
 };
 
+// The first epoch with the highest mIoU, or null where none was evaluated.
+const EpochRecord* best_of(const std::vector<EpochRecord>& history);
+
+// Classes with labelled pixels, those of the smallest share first.
+std::vector<size_t> classes_by_rarity(const Scores& scores);
+
 std::string to_json(const Scores& scores);
 std::string to_json(const EpochRecord& record);        // one line
 EpochRecord epoch_from_json(const std::string& line);  // throws Error(kCheckpoint)

@@ -21,8 +21,6 @@ using Size = SplitFacts::Size;
 constexpr const char* kHeadings[] = {"problems", "warnings", "notes"};  // by Severity
 constexpr Severity kSeverities[] = {Severity::kProblem, Severity::kWarning, Severity::kNote};
 
-std::string counted(int64_t count, const std::string& noun) { return str(count, " ", noun, count == 1 ? "" : "s"); }
-
 // --- for the terminal ---
 
 std::string sizes_text(const SplitFacts& split) {

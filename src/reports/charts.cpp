@@ -74,17 +74,6 @@ double tick_step(double range, int most) {
 
 std::string tick_text(double value) { return format("%.4g", std::abs(value) < 1e-12 ? 0 : value); }
 
-// The rarest classes that the labels hold, the rarest first.
-std::vector<size_t> rarest_classes(const Scores& scores, size_t most) {
-  std::vector<size_t> classes;
-  for (size_t c = 0; c < scores.label_share.size(); ++c)
-    if (scores.label_share[c] > 0) classes.push_back(c);
-  std::stable_sort(classes.begin(), classes.end(),
-                   [&](size_t a, size_t b) { return scores.label_share[a] < scores.label_share[b]; });
-  classes.resize(std::min(classes.size(), most));
-  return classes;
-}
-
 std::vector<Panel> panels_of(const std::vector<EpochRecord>& history, const std::vector<std::string>& class_names) {
   std::vector<Panel> panels;
   Panel loss{"Training loss", {trained("all", history, [](const EpochRecord& r) { return r.loss; })}};
@@ -105,7 +94,9 @@ std::vector<Panel> panels_of(const std::vector<EpochRecord>& history, const std:
   const auto newest = std::find_if(history.rbegin(), history.rend(), [](const EpochRecord& r) { return r.val.has_value(); });
   if (newest != history.rend()) {
     Panel rare{"IoU of the rarest classes (%)", {}, 0, true};
-    for (const size_t c : rarest_classes(*newest->val, kSeriesColours.size()))
+    auto rarest = classes_by_rarity(*newest->val);
+    rarest.resize(std::min(rarest.size(), kSeriesColours.size()));
+    for (const size_t c : rarest)
       rare.series.push_back(scored(c < class_names.size() ? class_names[c] : str("class ", c), history,
                                    [c](const Scores& s) { return c < s.iou.size() ? s.iou[c] : MaybeFraction(); }));
     panels.push_back(std::move(rare));
@@ -255,9 +246,7 @@ Tensor draw_results(const std::vector<EpochRecord>& history, const std::vector<s
   const int rows = (static_cast<int>(panels.size()) + 2) / 3;
   Canvas canvas(3 * kPanelWidth + 10, 44 + rows * kPanelHeight);
 
-  const EpochRecord* best = nullptr;
-  for (const EpochRecord& record : history)
-    if (record.val && (best == nullptr || record.val->miou > best->val->miou)) best = &record;
+  const EpochRecord* best = best_of(history);
   std::string title = history.empty() ? "no epoch yet" : str("Epoch ", history.back().epoch);
   if (best != nullptr) title += ": best mIoU " + percent(best->val->miou) + str(" in epoch ", best->epoch);
   canvas.text({54, 20}, title, 13);

@@ -55,8 +55,7 @@ class View {
   View(const WatchedRun& run, const Screen& screen) : run_(run), status_(run.status), screen_(screen) {
     for (const EpochRecord& record : run.record.history)
       if (record.val) scored_.push_back(&record);
-    for (const EpochRecord* record : scored_)
-      if (best_ == nullptr || record->val->miou > best_->val->miou) best_ = record;
+    best_ = best_of(run.record.history);
   }
 
   std::vector<Line> draw() {
@@ -403,7 +402,6 @@ std::optional<RunStatus> parse_status(const std::string& text) {
   status.total_steps = value_in<int64_t>(json, "total_steps").value_or(0);
   status.steps_per_epoch = value_in<int64_t>(json, "steps_per_epoch").value_or(0);
   status.pid = value_in<int64_t>(json, "pid").value_or(0);
-  status.exit_code = value_in<int64_t>(json, "exit_code");
   status.seconds_left = value_in<double>(json, "seconds_left");
   status.images_per_s = value_in<double>(json, "images_per_s");
   status.data_wait = value_in<double>(json, "data_wait");

@@ -22,7 +22,6 @@ enum class Life {
 struct RunStatus {
   std::string state, phase, message;
   int64_t epoch = 0, step = 0, total_steps = 0, steps_per_epoch = 0, evaluated = 0, to_evaluate = 0;
-  std::optional<int64_t> exit_code;
   std::optional<double> seconds_left, images_per_s, data_wait, lr, loss, loss_supervised, loss_unsupervised;
   int64_t pid = 0;
   std::string host;

@@ -85,11 +85,9 @@ class Terminal : public Reporter {
       log_info(text);
       return warn(history);
     }
-    double best = -1;
-    int64_t best_epoch = 0;
-    for (const EpochRecord& e : history)
-      if (e.val && e.val->miou > best) best = e.val->miou, best_epoch = e.epoch;
-    text += format("  mIoU %.2f (best %.2f in epoch %lld)", 100 * r.val->miou, 100 * best, static_cast<long long>(best_epoch));
+    const EpochRecord& best = *best_of(history);
+    text += format("  mIoU %.2f (best %.2f in epoch %lld)", 100 * r.val->miou, 100 * best.val->miou,
+                   static_cast<long long>(best.epoch));
     log_info(text + "\n" + table_of(*r.val, r.pseudo ? &*r.pseudo : nullptr, info_.classes->names));
     warn(history);
   }
