@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <ctime>
-
 namespace semiseg {
 
 std::string host_name() {
@@ -12,12 +10,13 @@ std::string host_name() {
   return host;
 }
 
-std::string utc_now() {
+std::string utc_text(std::time_t time) {
   char text[32];
-  const std::time_t now = std::time(nullptr);
   std::tm parts{};
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&now, &parts));
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&time, &parts));
   return text;
 }
+
+std::string utc_now() { return utc_text(std::time(nullptr)); }
 
 }  // namespace semiseg

@@ -448,12 +448,12 @@ struct OrderedReader::State {
   const Dataset& data;
   const Split split;
   const int64_t ahead;  // samples read before they are asked for
-  int64_t begun = 0;
+  int64_t begun;
   std::deque<std::future<Sample>> samples;
   ThreadPool pool;  // last: its threads end before anything they use
 
-  State(const Dataset& dataset, Split which, int64_t workers)
-      : data(dataset), split(which), ahead(2 * workers), pool(loader_threads(workers)) {}
+  State(const Dataset& dataset, Split which, int64_t workers, int64_t first)
+      : data(dataset), split(which), ahead(2 * workers), begun(first), pool(loader_threads(workers)) {}
 
   void begin() {
     samples.push_back(pool.submit([this, index = begun] { return data.get(split, index); }));
@@ -461,9 +461,9 @@ struct OrderedReader::State {
   }
 };
 
-OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers) {
+OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first) {
   cv::setNumThreads(0);
-  state_ = std::make_unique<State>(data, split, workers);
+  state_ = std::make_unique<State>(data, split, workers, first);
 }
 
 OrderedReader::~OrderedReader() = default;

@@ -97,7 +97,7 @@ bool dry_run(Config config) {
   forecast.steps_per_epoch = count_steps_per_epoch(config.optim, data->size(Split::kLabeled),
                                                    trial.reads_unlabeled() ? data->size(Split::kUnlabeled) : 0);
   forecast.total_steps = config.optim.steps ? *config.optim.steps : *config.optim.epochs * forecast.steps_per_epoch;
-  const int64_t epochs = (forecast.total_steps + forecast.steps_per_epoch - 1) / forecast.steps_per_epoch;
+  const int64_t epochs = count_epochs(forecast.total_steps, forecast.steps_per_epoch);
   // The last epoch is evaluated, whatever its number.
   forecast.evaluations = (epochs + config.eval.every - 1) / config.eval.every + (config.eval.first ? 1 : 0);
   forecast.val_images = data->size(Split::kVal);

@@ -63,7 +63,7 @@ RunRecord read_run(const std::string& dir, bool may_be_young) {
     throw Error(ErrorKind::kData, "no epoch of this run is finished yet", path);
 
   run.environment = text_of(dir + "/environment.json");
-  run.status = text_of(dir + "/status.json");
+  run.status = parse_status(text_of(dir + "/status.json"));
   run.classes = classes_in(run.environment);
   const std::string config = dir + "/config.yaml";
   if (!fs::is_regular_file(config)) {

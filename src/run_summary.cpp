@@ -3,32 +3,16 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "host.h"
 #include "semiseg/files.h"
 #include "semiseg/train.h"
 
 namespace semiseg {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 EpochScores scores_in(const EpochRecord& record) {
   return {record.epoch, record.val->miou, record.val->mean_class_accuracy, record.val->pixel_accuracy, rare_iou(*record.val)};
-}
-
-// A member of status.json where it is of the type that it should be.
-std::string text_in(const Json& status, const std::string& key) {
-  return status.is_object() && status.contains(key) && status[key].is_string() ? status[key].get<std::string>() : "";
-}
-
-std::optional<int64_t> total_epochs(const Json& status, const EpochRecord& last) {
-  if (!status.is_object() || !status.contains("total_steps") || !status["total_steps"].is_number_integer() || last.epoch <= 0)
-    return std::nullopt;
-  // The last epoch of a run given in steps may be a short one.
-  const int64_t total = status["total_steps"].get<int64_t>();
-  if (last.step <= 0 || total <= last.step) return last.epoch;
-  return std::max(last.epoch + 1, (total * last.epoch + last.step - 1) / last.step);
 }
 
 }  // namespace
@@ -46,10 +30,12 @@ MaybeFraction rare_iou(const Scores& scores) {
 RunSummary summarize(const RunRecord& run) {
   RunSummary summary;
   summary.name = std::filesystem::path(absolute_path(run.dir)).filename().string();
-  const Json status = Json::parse(run.status, nullptr, /*allow_exceptions=*/false);
-  if (const std::string state = text_in(status, "state"); !state.empty()) summary.state = state;
-  summary.message = text_in(status, "message");
-  summary.updated = text_in(status, "updated");
+  if (run.status) {
+    summary.state = run.status->state;
+    summary.message = run.status->message;
+    if (run.status->updated) summary.updated = utc_text(*run.status->updated);
+    summary.total_epochs = run.status->total_epochs;
+  }
   for (const EpochRecord& record : run.history) {
     if (record.epoch == 0) continue;  // the scores before training
     ++summary.epochs;
@@ -58,7 +44,6 @@ RunSummary summarize(const RunRecord& run) {
     summary.last = scores_in(record);
     if (!summary.best || record.val->miou > summary.best->miou) summary.best = summary.last;
   }
-  if (summary.epochs > 0) summary.total_epochs = total_epochs(status, run.history.back());
   return summary;
 }
 

@@ -4,16 +4,12 @@
 #include <unistd.h>
 
 #include <array>
-#include <charconv>
-#include <cstdio>
 #include <filesystem>
-#include <numeric>
-#include <set>
+#include <span>
 
 #include "commands/failure.h"
+#include "pseudo_label_files.h"
 #include "semiseg/device.h"
-#include "semiseg/evaluate.h"
-#include "semiseg/loader.h"
 #include "semiseg/log.h"
 #include "train_parts.h"
 
@@ -21,71 +17,6 @@ namespace semiseg {
 namespace {
 
 namespace fs = std::filesystem;
-
-// --- files that later stages read ---
-
-// A path as a column of a list.
-std::string list_column(const std::string& path) {
-  const bool plain = path.find_first_of(" \t\r,") == std::string::npos && path.front() != '"';
-  if (path.find('\n') != std::string::npos || (!plain && path.find('"') != std::string::npos))
-    throw Error(ErrorKind::kData, "this path cannot be written in a list", path, "rename the file or its folder");
-  return plain ? path : "\"" + path + "\"";
-}
-
-// File names of images without folder and ending, each given out once: images of one name in two folders do not collide.
-class FileNames {
- public:
-  std::string of(const std::string& id, int64_t index) {
-    std::string name = fs::path(id).stem().string();
-    while (!taken_.insert(name).second) name += str("_", index);
-    return name;
-  }
-
- private:
-  std::set<std::string> taken_;
-};
-
-// Values that stand for classes in label files: uint8 [256], by class index and kIgnore.
-Tensor values_of_classes(const ClassSet& classes, int64_t ignore_index) {
-  const auto values = at::full({256}, ignore_index, at::kByte);
-  uint8_t* of_class = values.data_ptr<uint8_t>();
-  for (int value = 255; value >= 0; --value) {
-    const int16_t index = classes.value_to_class[static_cast<size_t>(value)];
-    if (index >= 0 && index != kIgnore) of_class[index] = static_cast<uint8_t>(value);
-  }
-  return values;
-}
-
-// class_HW: uint8, on the host.
-void write_label(const std::string& path, const Tensor& class_HW, const Tensor& values) {
-  write_label_png(path, values.index_select(0, class_HW.flatten().to(at::kLong)).view_as(class_HW));
-}
-
-// Data that is drawn has no files until they are written.
-bool is_drawn(const Config& config) { return config.data.format == "synthetic"; }
-
-// Writes a labelled split as images, labels and `folder`.txt, the list of them. False when a signal stopped it.
-bool write_split(const Dataset& data, Split split, const Config& config, const std::string& folder) {
-  make_folders(folder + "/images");
-  make_folders(folder + "/labels");
-  const Tensor values = values_of_classes(data.classes(), config.data.ignore_index);
-  FileNames names;
-  std::string list;
-  OrderedReader reader(data, split, config.data.workers);
-  for (int64_t index = 0; index < data.size(split); ++index) {
-    if (stop_signal() != 0) return false;
-    const Sample sample = reader.next();
-    const std::string name = names.of(sample.id, index) + ".png";
-    const std::string image = folder + "/images/" + name, label = folder + "/labels/" + name;
-    write_image(image, sample.image_HWC);
-    write_label(label, sample.label_HW, values);
-    list += list_column(image) + " " + list_column(label) + "\n";
-  }
-  write_file(folder + ".txt", list);
-  return true;
-}
-
-// --- the stages ---
 
 constexpr int kStages = 3;
 
@@ -110,9 +41,15 @@ void link_file(const std::string& from, const std::string& to) {
   fs::remove(temporary, error);  // still there when both were links to one file already
 }
 
+// How long a stage is to be.
+struct StageLength {
+  int64_t steps = 0, epochs = 0, images_per_step = 0;
+};
+
 // What the stages before the present one reached.
 struct Past {
   int64_t steps = 0;
+  std::string data_fingerprint;
   std::vector<EpochRecord> history;
 
   // The history with a stage's epochs behind it, counted through.
@@ -126,8 +63,18 @@ struct Past {
     return all;
   }
 
+  // Makes what a stage says of itself hold for the run, whose stages from this one on have these lengths.
+  void count_through(RunInfo* stage, std::span<const StageLength> lengths) const {
+    stage->first_step += steps;
+    stage->first_epoch += static_cast<int64_t>(history.size());
+    stage->total_steps = steps;
+    stage->total_epochs = static_cast<int64_t>(history.size());
+    for (const StageLength& length : lengths) stage->total_steps += length.steps, stage->total_epochs += length.epochs;
+  }
+
   void add(const TrainState& stage) {
     history = with(stage.history);
+    data_fingerprint = stage.data_fingerprint;
     steps += stage.step;
   }
 };
@@ -135,8 +82,10 @@ struct Past {
 // What one stage reports: to its own folder, and to the run's with everything counted through. Keeps the run's checkpoints.
 class StageReport : public Reporter {
  public:
-  StageReport(const Past& past, const Config& run_config, const RunFolder& run, int64_t total_steps, Reporter& to_run)
-      : past_(past), run_config_(run_config), run_(run), total_steps_(total_steps), to_run_(to_run) {
+  // `lengths`: of this stage and of those to come.
+  StageReport(const Past& past, const Config& run_config, const RunFolder& run, std::span<const StageLength> lengths,
+              Reporter& to_run)
+      : past_(past), run_config_(run_config), run_(run), lengths_(lengths), to_run_(to_run) {
     own_.add(make_metrics_file());
     own_.add(make_status_file());
   }
@@ -147,8 +96,7 @@ class StageReport : public Reporter {
     RunInfo whole = info;
     whole.dir = run_.dir();
     whole.config = &run_config_;
-    whole.total_steps = total_steps_;
-    whole.first_step += past_.steps;
+    past_.count_through(&whole, lengths_);
     to_run_.begin(whole);
     if (!past_.history.empty()) to_run_.epochs(past_.history, /*resumed=*/true);
   }
@@ -166,6 +114,7 @@ class StageReport : public Reporter {
     StepReport whole = report;
     whole.epoch += static_cast<int64_t>(past_.history.size());
     whole.step += past_.steps;
+    whole.seconds_left = seconds_left(report);
     to_run_.step(whole);
   }
 
@@ -195,6 +144,16 @@ class StageReport : public Reporter {
   }
 
  private:
+  // Of the run: by the images of the stages to come, as fast as those of this one.
+  double seconds_left(const StepReport& report) {
+    const StageLength& now = lengths_.front();
+    const int64_t images_left = (now.steps - report.step) * now.images_per_step;
+    if (images_left > 0) seconds_per_image_ = report.seconds_left / static_cast<double>(images_left);
+    double images = static_cast<double>(images_left);
+    for (const StageLength& next : lengths_.subspan(1)) images += static_cast<double>(next.steps * next.images_per_step);
+    return seconds_per_image_ * images;
+  }
+
   void link(const std::string& name) const {
     const std::string file = "/checkpoints/" + name + ".safetensors";
     if (fs::exists(dir_ + file)) link_file(dir_ + file, run_.dir() + file);
@@ -203,10 +162,11 @@ class StageReport : public Reporter {
   const Past& past_;
   const Config& run_config_;
   const RunFolder& run_;
-  int64_t total_steps_;
+  std::span<const StageLength> lengths_;
   Reporter& to_run_;
   Reporters own_;
   std::string dir_;
+  double seconds_per_image_ = 0;
 };
 
 class SelfTraining {
@@ -220,12 +180,12 @@ class SelfTraining {
     const bool bf16 = resolve_bf16(config_.run.precision, resolve_device(config_.run.device));
     config_.run.precision = bf16 ? "bf16" : "fp32";
 
-    const auto data = open_dataset(config_);
-    const int64_t labeled = data->size(Split::kLabeled), unlabeled = data->size(Split::kUnlabeled);
+    data_ = open_dataset(config_);
+    const int64_t labeled = data_->size(Split::kLabeled), unlabeled = data_->size(Split::kUnlabeled);
     if (unlabeled < 2)
       throw Error(ErrorKind::kData, str("self-training needs at least 2 unlabelled images, there are ", unlabeled),
                   "data.unlabeled");
-    steps_ = {count_steps(labeled, 0), count_steps(labeled, (unlabeled + 1) / 2), count_steps(labeled, unlabeled)};
+    lengths_ = {length(labeled, 0), length(labeled, (unlabeled + 1) / 2), length(labeled, unlabeled)};
   }
 
   TrainResult run() {
@@ -242,6 +202,7 @@ class SelfTraining {
         return end(reached, result.signal);
       }
       past_.add(result.state);
+      if (result.early) log_info(str("stage ", stage, " of ", kStages, " ", why_ended_early(config_.eval)));
       if (stage < kStages && !label(stage)) {
         log_info(str("stopped while pseudo-labels were written, after stage ", stage, " of ", kStages));
         return end(past_, stop_signal());
@@ -267,10 +228,17 @@ class SelfTraining {
     return in_run(stage_name(stage) + "/checkpoints/" + name + ".safetensors");
   }
 
-  // Updates of a stage.
-  int64_t count_steps(int64_t labeled, int64_t unlabeled) const {
+  StageLength length(int64_t labeled, int64_t unlabeled) const {
     const OptimConfig& optim = config_.optim;
-    return optim.steps ? *optim.steps : *optim.epochs * count_steps_per_epoch(optim, labeled, unlabeled);
+    // 0 without labelled images, which the first stage will tell.
+    const int64_t per_epoch = std::max<int64_t>(1, count_steps_per_epoch(optim, labeled, unlabeled));
+    const int64_t steps = optim.steps ? *optim.steps : *optim.epochs * per_epoch;
+    return {steps, count_epochs(steps, per_epoch),
+            optim.accumulate * (optim.batch_labeled + (unlabeled > 0 ? optim.batch_unlabeled : 0))};
+  }
+  // Of a stage and all after it.
+  std::span<const StageLength> lengths_from(int stage) const {
+    return std::span(lengths_).subspan(static_cast<size_t>(stage - 1));
   }
 
   // The config of a stage as its own run, complete and checked.
@@ -281,7 +249,7 @@ class SelfTraining {
     config.data.unlabeled_truth = false;  // its labels are predictions now
     config.semi.method = stage == 1 ? "supervised" : "retrain";
     if (stage == 1) {
-      config.checkpoint.every_steps = (steps_[0] + 2) / 3;  // ST++ compares a third, two thirds and the end
+      config.checkpoint.every_steps = (lengths_[0].steps + 2) / 3;  // ST++ compares a third, two thirds and the end
       config.checkpoint.keep = 3;
     } else {
       config.data.unlabeled = in_run(stage == 2 ? "pseudo_labels_1/reliable.txt" : "pseudo_labels_2/all.txt");
@@ -312,13 +280,13 @@ class SelfTraining {
     }
 
     RunFolder folder = RunFolder::stage(run_, config_, stage_name(stage), from.has_value());
-    StageReport report(past_, config_, run_, std::accumulate(steps_.begin(), steps_.end(), int64_t{0}), report_);
+    StageReport report(past_, config_, run_, lengths_from(stage), report_);
     try {
       TrainResult result = train(config, 0, from, folder, report);
       if (result.signal != 0)
         report.end(RunState::kStopped, exit_code_of(result.signal), why_stopped(result.signal));
       else
-        report.end(RunState::kDone, 0, "");
+        report.end(RunState::kDone, 0, result.early ? why_ended_early(config.eval) : "");
       return result;
     } catch (const std::exception& e) {
       if (!folder.opened()) throw;
@@ -332,17 +300,38 @@ class SelfTraining {
     }
   }
 
+  // A process that begins with labels has had no stage yet that opened the run's folder and began its report.
+  void begin_labeling(int stage) {
+    if (run_.opened()) return;
+    TrainState state;
+    state.step = past_.steps;
+    state.history = past_.history;
+    state.data_fingerprint = past_.data_fingerprint;
+    const torch::Device device = resolve_device(config_.run.device);
+    run_.open(config_, data_->classes(), state, device, config_.run.precision == "bf16");
+    RunInfo info;
+    info.dir = run_.dir();
+    info.config = &config_;
+    info.classes = &data_->classes();
+    past_.count_through(&info, lengths_from(stage + 1));
+    report_.begin(info);
+    report_.epochs(past_.history, /*resumed=*/true);
+  }
+
   // Writes what the stage after this one learns from. False when a signal stopped it.
   bool label(int stage) {
+    begin_labeling(stage);
     PseudoLabelJob job;
+    job.progress = [&](int64_t images, int64_t of) {
+      report_.activity({Phase::kPseudoLabeling, static_cast<int64_t>(past_.history.size()), past_.steps, images, of});
+    };
     job.threshold = config_.semi.threshold.value;
     job.checkpoint = checkpoint(stage, "best");
     if (stage == 1) {
       if (is_drawn(config_)) {
-        const auto data = open_dataset(config_);
         make_folders(in_run("scenes"));
-        if (!write_split(*data, Split::kLabeled, config_, in_run("scenes/labeled")) ||
-            !write_split(*data, Split::kVal, config_, in_run("scenes/val")))
+        if (!write_split(*data_, Split::kLabeled, config_, in_run("scenes/labeled")) ||
+            !write_split(*data_, Split::kVal, config_, in_run("scenes/val")))
           return false;
       }
       const std::string last = checkpoint(stage, "last");
@@ -362,7 +351,8 @@ class SelfTraining {
   Config config_;
   RunFolder& run_;
   Reporter& report_;
-  std::array<int64_t, kStages> steps_{};  // updates of each stage
+  std::unique_ptr<Dataset> data_;
+  std::array<StageLength, kStages> lengths_;
   Past past_;
 };
 
@@ -373,122 +363,6 @@ const bool kRegistered = methods().add(kSelfTraining, [](const SemiConfig&, cons
 });
 
 }  // namespace
-
-bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const std::string& folder) {
-  use_fused_ops(config.ops.fused);
-  const torch::Device device = resolve_device(config.run.device);
-  const bool bf16 = resolve_bf16(config.run.precision, device);
-  const EvalOptions options = make_eval_options(config, device, bf16);
-  const auto data = open_dataset(config);
-  const int64_t count = data->size(Split::kUnlabeled), K = data->classes().size();
-  if (count == 0) throw Error(ErrorKind::kData, "there is no unlabelled image", "data.unlabeled", "name a list of images");
-
-  const auto load = [&](const std::string& path) {
-    const auto network = load_model(path, &config, device).network;
-    if (network->num_classes() != K)
-      throw Error(ErrorKind::kConfig, str("the checkpoint has ", network->num_classes(), " classes, the data set ", K), path,
-                  "give the config it was trained with, or set data.classes");
-    return network;
-  };
-  const auto labeler = load(job.checkpoint);
-  std::vector<std::shared_ptr<Segmenter>> earlier;
-  for (const std::string& path : job.earlier) earlier.push_back(load(path));
-  const auto newest = earlier.empty() || job.newest.empty() ? labeler : load(job.newest);
-  log_info(str("pseudo-labels of ", count, " images by ", job.checkpoint, ", reliability by ",
-               earlier.empty() ? "mean confidence" : str("agreement with ", earlier.size(), " earlier checkpoints"), ", ",
-               describe_device(device), ", ", bf16 ? "bf16" : "fp32"));
-
-  const std::string root = absolute_path(folder);
-  make_folders(root + "/labels");
-  if (is_drawn(config)) make_folders(root + "/images");
-  for (const char* list : {"/list.txt", "/reliable.txt", "/rest.txt", "/reliability.csv"}) remove_file(root + list);
-
-  struct Row {
-    std::string id, line;
-    double reliability, accepted, confidence;
-  };
-  std::vector<Row> rows;
-  std::string list;
-  const Tensor values = values_of_classes(data->classes(), config.data.ignore_index);
-  ConfusionMatrix agreement(K, device), truth(K, device);
-  bool truth_known = false;
-  FileNames names;
-  double accepted_sum = 0;
-  const Stopwatch watch;
-  OrderedReader reader(*data, Split::kUnlabeled, config.data.workers);
-  for (int64_t index = 0; index < count; ++index) {
-    if (stop_signal() != 0) return false;
-    const Sample sample = reader.next();
-    const Prediction prediction = predict_with_confidence(*labeler, sample.image_HWC, options);
-    const auto class_HW = prediction.class_BHW[0], confidence_HW = prediction.confidence_BHW[0];
-    const auto accepted_HW = confidence_HW >= job.threshold;
-
-    const std::string name = names.of(sample.id, index) + ".png", label = root + "/labels/" + name;
-    std::string image = absolute_path((fs::path(config.data.root) / sample.id).string());
-    if (is_drawn(config)) {
-      image = root + "/images/" + name;
-      write_image(image, sample.image_HWC);
-    }
-    write_label(label, at::where(accepted_HW, class_HW, kIgnore).to(at::kCPU, at::kByte), values);
-
-    Row row{sample.id, list_column(image) + " " + list_column(label) + "\n", 0, 0, 0};
-    row.accepted = accepted_HW.to(at::kFloat).mean().item<double>();
-    row.confidence = confidence_HW.mean().item<double>();
-    row.reliability = earlier.empty() ? row.confidence : 0;
-    if (!earlier.empty()) {
-      const auto newest_HW = newest == labeler ? class_HW : predict_image(*newest, sample.image_HWC, options);
-      for (const auto& network : earlier) {
-        agreement.reset();
-        agreement.add(predict_image(*network, sample.image_HWC, options), newest_HW);
-        row.reliability += agreement.scores().miou / static_cast<double>(earlier.size());
-      }
-    }
-    if (sample.label_HW.defined()) {
-      truth_known = true;
-      truth.add(class_HW, at::where(accepted_HW, sample.label_HW.to(device, at::kLong), kIgnore));
-    }
-    accepted_sum += row.accepted;
-    list += row.line;
-    rows.push_back(std::move(row));
-    show_status(str("pseudo-labels ", index + 1, "/", count, ": ", name));
-  }
-
-  std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.reliability > b.reliability; });
-  std::string table = "image,reliability,accepted,confidence\n", reliable, rest;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    table += list_column(row.id) + format(",%.6f,%.6f,%.6f\n", row.reliability, row.accepted, row.confidence);
-    (i < (rows.size() + 1) / 2 ? reliable : rest) += row.line;
-  }
-  write_file(root + "/reliability.csv", table);
-  write_file(root + "/reliable.txt", reliable);
-  if (!rest.empty()) write_file(root + "/rest.txt", rest);
-  write_file(root + "/list.txt", list);
-
-  const double seconds = watch.seconds();
-  log_info(format("pseudo-labels of %lld images in %.1f s (%.2f images/s), %.1f%% of the pixels at confidence >= %g; in ",
-                  static_cast<long long>(count), seconds, static_cast<double>(count) / std::max(seconds, 1e-9),
-                  100 * accepted_sum / static_cast<double>(count), job.threshold) +
-           root);
-  if (truth_known) log_info("pseudo-labels against the true labels:\n" + score_table(truth.scores(), data->classes().names));
-  return true;
-}
-
-std::vector<std::string> earlier_checkpoints(const std::string& checkpoint) {
-  std::vector<std::string> earlier;
-  if (!is_checkpoint(checkpoint)) return earlier;
-  const int64_t reached = read_checkpoint(checkpoint).state.step;
-  const fs::path folder = fs::absolute(checkpoint).parent_path();
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().stem().string(), number = name.substr(name.find('_') + 1);
-    int64_t step = 0;
-    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), step);
-    const bool numbered = error == std::errc() && name == numbered_name(step) && entry.path().extension() == ".safetensors";
-    if (numbered && step < reached) earlier.push_back(entry.path().string());
-  }
-  std::sort(earlier.begin(), earlier.end());
-  return earlier;
-}
 
 bool is_self_training(const std::string& run_dir) { return fs::is_directory(run_dir + "/" + stage_name(1)); }
 

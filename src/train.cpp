@@ -85,8 +85,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   warn_of_full_disk(folder.dir(), config, *method, optimizer);
 
   folder.open(config, data->classes(), state, device, bf16);
-  report.begin(
-      {folder.dir(), &config, &data->classes(), total_steps, steps_per_epoch, state.step, counts ? &*counts : nullptr});
+  report.begin({folder.dir(), &config, &data->classes(), total_steps, count_epochs(total_steps, steps_per_epoch),
+                steps_per_epoch, state.step, static_cast<int64_t>(state.history.size()) + 1, counts ? &*counts : nullptr});
   if (from) report.epochs(state.history, /*resumed=*/true);
   Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
   SampleImages samples(*data, config.report.samples, needs.unlabeled, state.label_share);

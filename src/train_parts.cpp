@@ -239,6 +239,10 @@ bool out_of_patience(const EvalConfig& eval, const TrainState& state) {
   return worse >= eval.patience;
 }
 
+std::string why_ended_early(const EvalConfig& eval) {
+  return str("ended early: no better mIoU in the last ", eval.patience, " evaluated epochs (eval.patience)");
+}
+
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores) {
   EpochRecord record;
   record.epoch = epoch;

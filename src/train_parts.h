@@ -45,6 +45,10 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
 
 // The larger over both lists of ceil(N / (batch * accumulate)); `unlabeled` is 0 where that list is not read.
 int64_t count_steps_per_epoch(const OptimConfig& optim, int64_t labeled, int64_t unlabeled);
+// The last of them may be a short one.
+inline int64_t count_epochs(int64_t total_steps, int64_t steps_per_epoch) {
+  return (total_steps + steps_per_epoch - 1) / steps_per_epoch;
+}
 
 // Adds epochs to optim.epochs, or their steps to optim.steps.
 void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch);
@@ -84,6 +88,7 @@ inline int64_t recorded_step(const TrainState& state) { return state.history.emp
 
 // Whether the epoch that has just ended is the eval.patience-th evaluated one in a row without a better mIoU.
 bool out_of_patience(const EvalConfig& eval, const TrainState& state);
+std::string why_ended_early(const EvalConfig& eval);
 
 // A finished epoch, from its sums; `seconds` holds training alone.
 EpochRecord epoch_record(const TrainState& state, int64_t epoch, double images_per_step, const std::optional<Scores>& scores);

@@ -77,11 +77,11 @@ Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, cons
 // Reads the validation images in order, ahead of the caller: at most two samples a thread.
 class OrderedReader {
  public:
-  OrderedReader(const Dataset& data, Split split, int64_t workers);
+  OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0);
   ~OrderedReader();
   OrderedReader(const OrderedReader&) = delete;
   OrderedReader& operator=(const OrderedReader&) = delete;
-  // Sample 0, 1, 2, ...; REQUIRES: called at most size(split) times.
+  // Sample first, first + 1, ...; REQUIRES: called at most size(split) - first times.
   Sample next();
 
  private:

@@ -18,7 +18,8 @@ struct RunInfo {
   std::string dir;
   const Config* config = nullptr;
   const ClassSet* classes = nullptr;  // lives as long as training goes on
-  int64_t total_steps = 0, steps_per_epoch = 0, first_step = 0;
+  int64_t total_steps = 0, total_epochs = 0, steps_per_epoch = 0;
+  int64_t first_step = 0, first_epoch = 1;      // updates done before, and the epoch that is gone on with
   const ClassCounts* labeled_counts = nullptr;  // of the labelled list, for begin() alone; nothing on resume
 };
 
@@ -30,13 +31,13 @@ struct StepReport {
   double lr = 0, images_per_s = 0, data_wait = 0, seconds_left = 0;
 };
 
-enum class Phase { kTraining, kEvaluating };
+enum class Phase { kTraining, kEvaluating, kPseudoLabeling };
 
 // What the run does at this moment; nothing is read from the device to tell it.
 struct Activity {
   Phase phase = Phase::kTraining;
   int64_t epoch = 0, step = 0;
-  int64_t images = 0, of = 0;  // evaluated so far, and in all
+  int64_t images = 0, of = 0;  // evaluated or labelled so far, and in all
 };
 
 // The first micro-batch of a run, and its strong views as mixed (samples.h: mixed_views); empty where nothing is mixed.
@@ -68,7 +69,7 @@ class Reporter {
  public:
   virtual ~Reporter() = default;
   virtual void begin(const RunInfo&) {}
-  // After every step and before every image of an evaluation.
+  // After every step and before every image of an evaluation or of a pseudo-labelling.
   virtual void activity(const Activity&) {}
   // Before the first update of a new run.
   virtual void first_batch(const FirstBatch&) {}

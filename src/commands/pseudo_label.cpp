@@ -2,7 +2,9 @@
 #include <filesystem>
 
 #include "commands/command.h"
-#include "self_training.h"
+#include "pseudo_label_files.h"
+#include "semiseg/method.h"
+#include "semiseg/train.h"
 
 namespace semiseg {
 namespace {

@@ -9,6 +9,7 @@
 #include "self_training.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
+#include "train_parts.h"
 
 namespace semiseg {
 namespace {
@@ -91,11 +92,11 @@ int run(const Arguments& arguments) {
     }
     std::string ending;
     if (result.early) {
-      ending = str("ended early: no better mIoU in the last ", config.eval.patience, " evaluated epochs (eval.patience)");
+      ending = why_ended_early(config.eval);
       log_info(ending + ". Go on all the same with: semiseg train --resume " + dir + " eval.patience=0");
     }
-    log_info(str("done: best mIoU ", 100 * result.state.best_miou, " in epoch ", result.state.best_epoch, "; checkpoints in ",
-                 dir, "/checkpoints"));
+    log_info(format("done: best mIoU %.2f", 100 * result.state.best_miou) +
+             str(" in epoch ", result.state.best_epoch, "; checkpoints in ", dir, "/checkpoints"));
     report.end(RunState::kDone, 0, ending);
     return 0;
   } catch (const std::exception& e) {

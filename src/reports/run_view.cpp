@@ -1,11 +1,7 @@
 #include "reports/run_view.h"
 
 #include <cmath>
-#include <ctime>
-#include <iomanip>
-#include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
 
 #include "reports/text.h"
 #include "semiseg/error.h"
@@ -13,33 +9,9 @@
 namespace semiseg {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr int64_t kGoneAfter = 10;    // seconds without a new status.json, which comes every two
 constexpr int64_t kSilentAfter = 60;  // the same for a process of another machine
 constexpr int64_t kIdleAfter = 120;   // seconds without a step or an evaluated image
-
-// --- reading ---
-
-template <class T>
-std::optional<T> value_in(const Json& json, const char* key) {
-  const auto found = json.find(key);
-  if (found == json.end() || !found->is_number()) return std::nullopt;
-  return found->get<T>();
-}
-
-std::string text_in(const Json& json, const char* key) {
-  const auto found = json.find(key);
-  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
-std::optional<int64_t> time_in(const Json& json, const char* key) {
-  std::tm parts{};
-  std::istringstream text(text_in(json, key));
-  text >> std::get_time(&parts, "%Y-%m-%dT%H:%M:%SZ");
-  if (text.fail()) return std::nullopt;
-  return ::timegm(&parts);
-}
 
 // --- numbers ---
 
@@ -102,8 +74,8 @@ class View {
       style = Style::kBad;
     } else if (run_.life == Life::kFinished) {
       style = state == "done" ? Style::kGood : state == "stopped" ? Style::kWarning : Style::kBad;
-    } else if (status_.phase == "evaluating" && status_.to_evaluate > 0) {
-      state = str("evaluating ", status_.evaluated, "/", status_.to_evaluate);
+    } else if (status_.of > 0) {
+      state = str(status_.phase, " ", status_.images, "/", status_.of);
     } else if (!status_.phase.empty()) {
       state = status_.phase;
     }
@@ -117,8 +89,7 @@ class View {
     const double fraction =
         status_.total_steps > 0 ? static_cast<double>(status_.step) / static_cast<double>(status_.total_steps) : 0;
     std::string epoch = str("epoch ", status_.epoch);
-    if (status_.steps_per_epoch > 0)
-      epoch += str("/", (status_.total_steps + status_.steps_per_epoch - 1) / status_.steps_per_epoch);
+    if (status_.total_epochs) epoch += str("/", *status_.total_epochs);
     std::string words = str(format(" %2.0f%%  ", 100 * fraction), epoch, "  step ", status_.step, "/", status_.total_steps);
     if (run_.life == Life::kFinished) {
       double seconds = 0;
@@ -388,35 +359,6 @@ const char* escape_of(Style style) {
 }
 
 }  // namespace
-
-std::optional<RunStatus> parse_status(const std::string& text) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || text_in(json, "state").empty()) return std::nullopt;
-  RunStatus status;
-  status.state = text_in(json, "state");
-  status.phase = text_in(json, "phase");
-  status.message = text_in(json, "message");
-  status.host = text_in(json, "host");
-  status.epoch = value_in<int64_t>(json, "epoch").value_or(0);
-  status.step = value_in<int64_t>(json, "step").value_or(0);
-  status.total_steps = value_in<int64_t>(json, "total_steps").value_or(0);
-  status.steps_per_epoch = value_in<int64_t>(json, "steps_per_epoch").value_or(0);
-  status.pid = value_in<int64_t>(json, "pid").value_or(0);
-  status.seconds_left = value_in<double>(json, "seconds_left");
-  status.images_per_s = value_in<double>(json, "images_per_s");
-  status.data_wait = value_in<double>(json, "data_wait");
-  status.lr = value_in<double>(json, "lr");
-  status.loss = value_in<double>(json, "loss");
-  status.loss_supervised = value_in<double>(json, "loss_supervised");
-  status.loss_unsupervised = value_in<double>(json, "loss_unsupervised");
-  status.active = time_in(json, "active");
-  status.updated = time_in(json, "updated");
-  if (const auto evaluated = json.find("evaluated"); evaluated != json.end() && evaluated->is_object()) {
-    status.evaluated = value_in<int64_t>(*evaluated, "images").value_or(0);
-    status.to_evaluate = value_in<int64_t>(*evaluated, "of").value_or(0);
-  }
-  return status;
-}
 
 Life life_of(const RunStatus& status, int64_t now, const std::string& host, bool process_exists) {
   if (status.state != "running") return Life::kFinished;

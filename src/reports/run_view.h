@@ -18,19 +18,6 @@ enum class Life {
   kFinished,  // done, stopped or failed
 };
 
-// status.json, as far as the view needs it; what an older version did not write is nothing.
-struct RunStatus {
-  std::string state, phase, message;
-  int64_t epoch = 0, step = 0, total_steps = 0, steps_per_epoch = 0, evaluated = 0, to_evaluate = 0;
-  std::optional<double> seconds_left, images_per_s, data_wait, lr, loss, loss_supervised, loss_unsupervised;
-  int64_t pid = 0;
-  std::string host;
-  std::optional<int64_t> active, updated;  // seconds since 1970
-};
-
-// Reads status.json's text; nothing where it is no status.
-std::optional<RunStatus> parse_status(const std::string& json);
-
 // `now`: seconds since 1970. `host`: of the reader, who can ask for a process only there.
 Life life_of(const RunStatus& status, int64_t now, const std::string& host, bool process_exists);
 

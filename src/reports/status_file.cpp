@@ -22,6 +22,18 @@ constexpr std::chrono::seconds kHeartbeat{2};
 
 Json number_or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
+const char* name_of(Phase phase) {
+  switch (phase) {
+    case Phase::kEvaluating:
+      return "evaluating";
+    case Phase::kPseudoLabeling:
+      return "pseudo-labelling";
+    case Phase::kTraining:
+      break;
+  }
+  return "training";
+}
+
 // status.json: what another program asks to know how the run stands. A thread of its own keeps `updated` fresh during long
 // steps, evaluations and waits for data; `active` is the time of the newest step or evaluated image, so that a run that hangs
 // can be told from one that works and from one that was killed.
@@ -33,9 +45,12 @@ class StatusFile : public Reporter {
     {
       const std::lock_guard lock(mutex_);
       path_ = info.dir + "/status.json";
-      fields_["epoch"] = info.steps_per_epoch > 0 ? info.first_step / info.steps_per_epoch + 1 : 1;
+      fields_["phase"] = "starting";
+      fields_["evaluated"] = nullptr;
+      fields_["epoch"] = info.first_epoch;
       fields_["step"] = info.first_step;
       fields_["total_steps"] = info.total_steps;
+      fields_["total_epochs"] = info.total_epochs;
       fields_["steps_per_epoch"] = info.steps_per_epoch;
       fields_["active"] = utc_now();
       if (fields_["started"].is_null()) fields_["started"] = fields_["active"];
@@ -46,8 +61,8 @@ class StatusFile : public Reporter {
 
   void activity(const Activity& now) override {
     const std::lock_guard lock(mutex_);
-    fields_["phase"] = now.phase == Phase::kTraining ? "training" : "evaluating";
-    fields_["evaluated"] = now.phase == Phase::kEvaluating ? Json{{"images", now.images}, {"of", now.of}} : Json(nullptr);
+    fields_["phase"] = name_of(now.phase);
+    fields_["evaluated"] = now.phase == Phase::kTraining ? Json(nullptr) : Json{{"images", now.images}, {"of", now.of}};
     fields_["epoch"] = now.epoch;
     fields_["step"] = now.step;
     fields_["active"] = utc_now();
@@ -147,6 +162,7 @@ class StatusFile : public Reporter {
                   {"epoch", 1},
                   {"step", 0},
                   {"total_steps", 0},
+                  {"total_epochs", 0},
                   {"steps_per_epoch", 0},
                   {"evaluated", nullptr},
                   {"seconds_left", nullptr},

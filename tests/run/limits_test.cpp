@@ -94,14 +94,15 @@ TEST_F(Limits, StatusIsFreshWhileNothingHappensAndSilentAfterTheEnd) {
   RunInfo info;
   info.dir = dir_;
   info.total_steps = 8;
+  info.total_epochs = 2;
   info.steps_per_epoch = 4;
   reporter->begin(info);
   EXPECT_EQ(status(".")["phase"], "starting");
-  reporter->activity({Phase::kEvaluating, 1, 4, 3, 9});
+  reporter->activity({Phase::kPseudoLabeling, 1, 4, 3, 9});
   const auto before = written();
   std::this_thread::sleep_for(std::chrono::milliseconds(2600));
   EXPECT_GT(written(), before);
-  EXPECT_EQ(status(".")["phase"], "evaluating");
+  EXPECT_EQ(status(".")["phase"], "pseudo-labelling");
   EXPECT_EQ(status(".")["evaluated"]["images"], 3);
   EXPECT_EQ(status(".")["step"], 4);
   reporter->end(RunState::kStopped, 130, "stopped by SIGINT");
@@ -113,6 +114,7 @@ TEST_F(Limits, StatusIsFreshWhileNothingHappensAndSilentAfterTheEnd) {
                           "epoch",
                           "step",
                           "total_steps",
+                          "total_epochs",
                           "steps_per_epoch",
                           "evaluated",
                           "seconds_left",

@@ -101,6 +101,7 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   EXPECT_EQ(status("whole")["state"], "done");
   EXPECT_EQ(status("whole")["step"], 9);
   EXPECT_EQ(status("whole")["total_steps"], 9);
+  EXPECT_EQ(status("whole")["total_epochs"], epochs.size());
   expect_equal(tensors("whole/checkpoints/last.safetensors"), tensors("whole/stage3/checkpoints/last.safetensors"));
   EXPECT_TRUE(fs::exists(dir_ + "/whole/checkpoints/best.safetensors"));
   for (const char* file : {"config.yaml", "environment.json", "train.log", "metrics.csv"})
@@ -123,6 +124,7 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   expect_equal(tensors("whole/checkpoints/best.safetensors"), tensors("cut/checkpoints/best.safetensors"));
   EXPECT_EQ(read_file(dir_ + "/whole/pseudo_labels_1/reliability.csv"),
             read_file(dir_ + "/cut/pseudo_labels_1/reliability.csv"));
+  EXPECT_FALSE(fs::exists(dir_ + "/cut/pseudo_labels_2/progress.csv"));
   const auto again = metrics("cut");
   ASSERT_EQ(again.size(), epochs.size());
   for (size_t i = 0; i < epochs.size(); ++i)
@@ -190,6 +192,25 @@ checkpoint: {every_steps: 1}
   const Outcome retrained = semiseg("train list.yaml run.dir=again semi.method=retrain data.unlabeled=all/list.txt");
   ASSERT_EQ(retrained.code, 0) << retrained.output;
   EXPECT_EQ(semiseg("train list.yaml run.dir=labelled data.labeled=all/reliable.txt").code, 0);
+
+  // The third image cannot be read: what was labelled before is kept, but only for the same job.
+  const std::string spaced = read_file(dir_ + "/two/with space.png");
+  write_file(dir_ + "/two/with space.png", "no image");
+  const std::string words = "pseudo-label run/checkpoints/last.safetensors list.yaml -o parts --threshold 0";
+  EXPECT_EQ(semiseg(words).code, 3);
+  EXPECT_FALSE(fs::exists(dir_ + "/parts/list.txt"));
+  write_file(dir_ + "/two/with space.png", spaced);
+  write_file(dir_ + "/parts/progress.csv", read_file(dir_ + "/parts/progress.csv") + "0.5,0.");  // killed while it wrote
+  fs::copy(dir_ + "/parts", dir_ + "/others", fs::copy_options::recursive);
+  const Outcome rest = semiseg(words);
+  ASSERT_EQ(rest.code, 0) << rest.output;
+  EXPECT_NE(rest.output.find("2 of them are labelled already"), std::string::npos) << rest.output;
+  EXPECT_EQ(read_file(dir_ + "/parts/reliability.csv"), read_file(dir_ + "/all/reliability.csv"));
+  EXPECT_EQ(lines("parts/list.txt").size(), 3u);
+  EXPECT_FALSE(fs::exists(dir_ + "/parts/progress.csv"));
+  const Outcome others = semiseg("pseudo-label run/checkpoints/last.safetensors list.yaml -o others --threshold 0.5");
+  ASSERT_EQ(others.code, 0) << others.output;
+  EXPECT_EQ(others.output.find("labelled already"), std::string::npos) << others.output;
 
   const struct {
     const char *words, *says;

@@ -70,12 +70,12 @@ TEST(RunSummary, BestAndLastLeaveOutTheScoresBeforeTraining) {
       run_of({scored(0, {.9}, {1}), scored(1, {.5}, {1}), scored(2, {.7}, {1}), EpochRecord{}, scored(4, {.6}, {1})}, {"road"});
   run.history[3].epoch = 3;
   run.history[3].seconds = 2;
-  run.status = R"({"state": "stopped", "message": "by a signal", "total_steps": 55})";
+  run.status = parse_status(R"({"state": "stopped", "message": "by a signal", "total_epochs": 6})");
   const RunSummary summary = summarize(run);
   EXPECT_EQ(summary.name, "first");
   EXPECT_EQ(summary.state, "stopped");
   EXPECT_EQ(summary.epochs, 4);
-  EXPECT_EQ(summary.total_epochs, 6);  // 55 steps of 10, the last epoch a short one
+  EXPECT_EQ(summary.total_epochs, 6);
   EXPECT_EQ(summary.seconds, 8);
   EXPECT_EQ(summary.best->epoch, 2);
   EXPECT_EQ(summary.last->epoch, 4);
@@ -83,8 +83,8 @@ TEST(RunSummary, BestAndLastLeaveOutTheScoresBeforeTraining) {
 
 TEST(RunSummary, AnUnreadableStatusIsUnknown) {
   RunRecord run = run_of({scored(1, {.5}, {1})}, {"road"});
-  for (const char* status : {"", "{", "[]", "{\"state\": 3, \"total_steps\": \"many\"}"}) {
-    run.status = status;
+  for (const char* status : {"", "{", "[]", "{\"state\": 3, \"total_epochs\": \"many\"}"}) {
+    run.status = parse_status(status);
     EXPECT_EQ(summarize(run).state, "unknown") << status;
     EXPECT_FALSE(summarize(run).total_epochs.has_value()) << status;
   }
@@ -138,7 +138,7 @@ TEST(ReportPage, KeepsWhatLooksLikeMarkupAsText) {
   RunRecord run = run_of({scored(1, {.5, .25}, {.5, .5})}, {evil, "r\xf6hre"});
   run.dir = "runs/<i>a&b";
   run.history[0].alarms.push_back({"miou_falls", evil});
-  run.status = nlohmann::json{{"state", "failed"}, {"message", evil}}.dump();
+  run.status = parse_status(nlohmann::json{{"state", "failed"}, {"message", evil}}.dump());
   run.environment = nlohmann::json{{"command_line", evil}, {"classes", nlohmann::json::array()}}.dump();
   run.notes = {evil};
   const std::string page = report_page(run);

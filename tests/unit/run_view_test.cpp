@@ -70,12 +70,13 @@ TEST(Text, CurvesPutDotsWhereTheValuesAre) {
 
 TEST(RunStatus, ReadsWhatIsThereAndRefusesWhatIsNone) {
   const auto status = parse_status(
-      R"({"state": "running", "phase": "evaluating", "epoch": 3, "step": 12, "total_steps": 40, "steps_per_epoch": 4,
+      R"({"state": "running", "phase": "evaluating", "epoch": 3, "step": 12, "total_steps": 40, "total_epochs": 10,
           "evaluated": {"images": 5, "of": 9}, "loss": null, "lr": 0.01, "pid": 7, "updated": "1970-01-02T00:00:01Z"})");
   ASSERT_TRUE(status);
   EXPECT_EQ(status->phase, "evaluating");
   EXPECT_EQ(status->step, 12);
-  EXPECT_EQ(status->to_evaluate, 9);
+  EXPECT_EQ(status->of, 9);
+  EXPECT_EQ(status->total_epochs, 10);
   EXPECT_FALSE(status->loss);
   EXPECT_EQ(status->lr, 0.01);
   EXPECT_EQ(status->updated, 86401);
@@ -129,7 +130,7 @@ WatchedRun watched() {
   run.status.epoch = 3;
   run.status.step = 25;
   run.status.total_steps = 50;
-  run.status.steps_per_epoch = 10;
+  run.status.total_epochs = 5;
   run.status.seconds_left = 187;
   run.status.pid = 4711;
   run.status.updated = run.status.active = 999;
