@@ -67,6 +67,7 @@ class Watcher {
     if (changed("/train.log")) run_.log = newest_lines(run_.dir + "/train.log");
     if (changed("/metrics.jsonl") | changed("/environment.json") | changed("/config.yaml")) read_record();
     if (changed("/status.json")) read_status();
+    run_.problem = record_problem_.empty() ? status_problem_ : record_problem_;
     if (!run_.status.state.empty()) run_.life = life_of(run_.status, run_.now, host_, process_exists(run_.status.pid));
     return run_;
   }
@@ -82,23 +83,25 @@ class Watcher {
   void read_record() {
     try {
       run_.record = read_run(run_.dir, /*may_be_young=*/true);
-      run_.problem.clear();
+      record_problem_.clear();
     } catch (const Error& error) {
-      run_.problem = error.what();
+      record_problem_ = error.what();
     }
   }
 
   void read_status() {
     try {
       if (auto status = parse_status(read_file(run_.dir + "/status.json"))) run_.status = std::move(*status);
+      status_problem_.clear();
     } catch (const Error& error) {
-      run_.problem = error.what();
+      status_problem_ = error.what();
     }
   }
 
   using Version = std::array<int64_t, 4>;  // inode, bytes, seconds, nanoseconds
   std::map<std::string, Version> seen_;
   const std::string host_ = host_name();
+  std::string record_problem_, status_problem_;
   WatchedRun run_;
 };
 
