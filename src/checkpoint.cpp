@@ -164,6 +164,13 @@ void restore(const Checkpoint& checkpoint, Method& method, Optimizer& optimizer)
   optimizer.load_state(optimizer_state);
 }
 
+bool has_checkpoint(const std::string& run_dir) {
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints", none))
+    if (entry.path().extension() == ".safetensors") return true;
+  return false;
+}
+
 Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string>* damaged) {
   const fs::path folder = fs::path(run_dir) / "checkpoints";
   std::error_code error;

@@ -17,13 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_image_name(const fs::path& path) {
-  static const std::set<std::string> known = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"};
-  std::string extension = path.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  return known.count(extension) != 0;
-}
-
 // The folder without links on its way, as far as it exists.
 fs::path real_folder(const fs::path& folder) {
   const fs::path absolute = absolute_path(folder.empty() ? "." : folder.string());
@@ -127,7 +120,7 @@ class Inputs {
     for (const fs::path& entry : entries_of(folder)) {
       if (is_folder(entry)) {
         if (!is_output(entry)) count += add_folder(entry, inside / entry.filename(), visited);
-      } else if (is_image_name(entry) || is_video_name(entry.string())) {
+      } else if (is_image_name(entry.string()) || is_video_name(entry.string())) {
         add_file(entry, inside);
         ++count;
       }
@@ -171,6 +164,13 @@ class Inputs {
 
 }  // namespace
 
+bool is_image_name(const std::string& path) {
+  static const std::set<std::string> known = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"};
+  std::string extension = fs::path(path).extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  return known.count(extension) != 0;
+}
+
 std::vector<PredictInput> find_inputs(const std::vector<std::string>& words, const std::string& output) {
   Inputs inputs(output);
   for (const std::string& word : words) {
@@ -183,7 +183,7 @@ std::vector<PredictInput> find_inputs(const std::vector<std::string>& words, con
     } else if (has_wildcard(word)) {
       size_t count = 0;
       for (const fs::path& path : match_pattern(word))
-        if (is_folder(path) || is_image_name(path) || is_video_name(path.string())) count += inputs.add(path);
+        if (is_folder(path) || is_image_name(path.string()) || is_video_name(path.string())) count += inputs.add(path);
       if (count == 0) throw Error(ErrorKind::kData, "no image or video matches this pattern", word);
     } else {
       throw Error(ErrorKind::kData, "there is no such file or folder", word);

@@ -6,6 +6,9 @@
 
 namespace semiseg {
 
+// By its ending.
+bool is_image_name(const std::string& path);
+
 struct PredictInput {
   std::string path;
   bool video = false;

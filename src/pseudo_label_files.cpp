@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "list_file.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/files.h"
@@ -20,14 +21,6 @@ namespace semiseg {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A path as a column of a list.
-std::string list_column(const std::string& path) {
-  const bool plain = path.find_first_of(" \t\r,") == std::string::npos && path.front() != '"';
-  if (path.find('\n') != std::string::npos || (!plain && path.find('"') != std::string::npos))
-    throw Error(ErrorKind::kData, "this path cannot be written in a list", path, "rename the file or its folder");
-  return plain ? path : "\"" + path + "\"";
-}
 
 // File names of images without folder and ending, each given out once: images of one name in two folders do not collide.
 class FileNames {

@@ -22,13 +22,6 @@ constexpr int kStages = 3;
 
 std::string stage_name(int stage) { return str("stage", stage); }
 
-bool holds_checkpoint(const std::string& run_dir) {
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints", none))
-    if (entry.path().extension() == ".safetensors") return true;
-  return false;
-}
-
 // Puts a hard link to `from` at `to`, in one step; a copy where the file system has no such links.
 void link_file(const std::string& from, const std::string& to) {
   const std::string temporary = str(to, ".tmp-", ::getpid());
@@ -270,7 +263,7 @@ class SelfTraining {
     const Config config = stage_config(stage);
     const std::string dir = in_run(stage_name(stage));
     std::optional<Checkpoint> from;
-    if (holds_checkpoint(dir)) {
+    if (has_checkpoint(dir)) {
       from = checkpoint_to_go_on_from(dir);
       for (const std::string& key : differing_keys(from->config, config))
         if (!may_change_on_resume(key))

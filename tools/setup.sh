@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian 12 / Ubuntu 24.04 machine to a built semiseg. Run it again at any time: what is there already is left alone.
 #
-#   bash tools/setup.sh [TARGET]     TARGET of the build (default: all; `semiseg` is the program alone)
+#   bash tools/setup.sh [TARGET...]     of the build (default: all; `semiseg` is the program alone)
 #
 # A LibTorch of your own is used when Torch_DIR or CMAKE_PREFIX_PATH names one; else pip puts one into .venv.
 # SEMISEG_SKIP_PACKAGES=1 leaves the system's packages alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-target=${1:-all}
+targets=("${@:-all}")
 torch_version=2.13.0
 stamp=.venv/.semiseg-torch     # written once the LibTorch in .venv is whole
 configured=build/setup.configured
@@ -139,11 +139,11 @@ build() {
   jobs=$(nproc)
   memory_jobs=$(awk '/MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
   ((memory_jobs >= jobs)) || jobs=$((memory_jobs > 0 ? memory_jobs : 1))
-  local ninja=(ninja -C build "-j$jobs" "$target")
+  local ninja=(ninja -C build "-j$jobs" "${targets[@]}")
   local pending
   pending=$("${ninja[@]}" -n 2>/dev/null | grep -c '^\[') || true
   ((pending)) || return 0
-  say "building $target ($pending steps)"
+  say "building ${targets[*]} ($pending steps; the first build takes minutes)"
   if [[ -t 1 ]]; then
     "${ninja[@]}" || fail "the build failed; see above"
   else
@@ -152,7 +152,7 @@ build() {
       fail_with_log "the build failed"
     }
   fi
-  say "built $target in $((SECONDS - begin)) s"
+  say "built ${targets[*]} in $((SECONDS - begin)) s"
 }
 
 install_packages

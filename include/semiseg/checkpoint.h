@@ -55,6 +55,8 @@ bool is_checkpoint(const std::string& path);
 // Puts tensors back where save_checkpoint took them from.
 void restore(const Checkpoint& checkpoint, Method& method, Optimizer& optimizer);
 
+// Whether a run folder has a checkpoint, whole or not.
+bool has_checkpoint(const std::string& run_dir);
 // The newest checkpoint of a run folder that is whole. Damaged ones are named in `damaged`. Throws Error(kCheckpoint) where
 // none is.
 Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string>* damaged);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "commands/command.h"
+#include "commands/network_file.h"
 #include "commands/written_ids.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
@@ -17,7 +18,7 @@ namespace semiseg {
 namespace {
 
 int run(const Arguments& arguments) {
-  const std::string& path = arguments.positional[0];
+  const std::string path = network_file(arguments.positional[0]);
   install_signal_handlers();
   Config config;
   std::optional<Checkpoint> checkpoint;
@@ -70,7 +71,7 @@ const bool kRegistered = add_command({
     .synopsis = "CHECKPOINT [CONFIG.yaml] [key=value ...]",
     .summary = "scores a checkpoint on the validation images",
     .details = R"(examples:
-  semiseg eval runs/first/checkpoints/best.safetensors
+  semiseg eval runs/first                           its checkpoints/best.safetensors
   semiseg eval best.safetensors data.root=/data/camvid data.val=splits/val.txt
   semiseg eval best.safetensors eval.mode=sliding eval.flip=true eval.scales=[0.75,1,1.25]
   semiseg eval fpn_from_python.pth configs/camvid/supervised.yaml data.root=/data/camvid

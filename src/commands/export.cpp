@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
+#include "commands/network_file.h"
 #include "export/graph.h"
 #include "export/onnx.h"
 #include "export/torchscript.h"
@@ -60,8 +61,7 @@ void require_free(const std::string& path, const std::string& checkpoint, bool o
   if (!overwrite) throw Error(ErrorKind::kConfig, "the file exists", path, "choose another name, or add --overwrite");
 }
 
-LoadedModel load(const Arguments& arguments) {
-  const std::string& path = arguments.positional[0];
+LoadedModel load(const std::string& path, const Arguments& arguments) {
   const bool settings = arguments.positional.size() > 1 || !arguments.overrides.empty();
   if (is_checkpoint(path) && settings)
     throw Error(ErrorKind::kConfig, "a checkpoint holds its own settings, and export reads no others", path,
@@ -176,17 +176,18 @@ std::string output_text(Output output, int64_t num_classes) {
 }
 
 int run(const Arguments& arguments) {
+  const std::string checkpoint = network_file(arguments.positional[0]);
   const std::string& path = arguments.get("o");
   const Format format = format_of(path);
   const Output output = output_of(arguments, format);
-  require_free(path, arguments.positional[0], arguments.has("overwrite"));
+  require_free(path, checkpoint, arguments.has("overwrite"));
   if (arguments.has("reference")) {
-    require_free(arguments.get("reference"), arguments.positional[0], arguments.has("overwrite"));
+    require_free(arguments.get("reference"), checkpoint, arguments.has("overwrite"));
     if (fs::absolute(arguments.get("reference")).lexically_normal() == fs::absolute(path).lexically_normal())
       throw Error(ErrorKind::kConfig, "-o and --reference name one file", path, "choose another name for --reference");
   }
 
-  const LoadedModel model = load(arguments);
+  const LoadedModel model = load(checkpoint, arguments);
   Segmenter& network = *model.network;
   const std::vector<Tensor> images = trial_images(arguments, model.config.data);
   std::vector<Tensor> trained, exported, outputs;

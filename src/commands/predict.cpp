@@ -5,6 +5,7 @@
 #include <opencv2/imgproc.hpp>
 
 #include "commands/command.h"
+#include "commands/network_file.h"
 #include "commands/written_ids.h"
 #include "image_file.h"
 #include "predict_inputs.h"
@@ -222,9 +223,10 @@ int run(const Arguments& arguments) {
   Wanted wanted{.overlay = !arguments.has("no-overlay"),
                 .legend = !arguments.has("no-legend"),
                 .confidence = arguments.has("confidence")};
-  const Predictor predictor(arguments.positional[0], {.config = arguments.has("config") ? arguments.get("config") : "",
-                                                      .settings = arguments.overrides,
-                                                      .confidence = wanted.confidence});
+  const Predictor predictor(network_file(arguments.positional[0]),
+                            {.config = arguments.has("config") ? arguments.get("config") : "",
+                             .settings = arguments.overrides,
+                             .confidence = wanted.confidence});
   std::vector<uint8_t> label_ids;
   for (const SegmentationClass& one : predictor.classes())
     if (one.label_id) label_ids.push_back(static_cast<uint8_t>(*one.label_id));

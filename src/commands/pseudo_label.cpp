@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "commands/command.h"
+#include "commands/network_file.h"
 #include "pseudo_label_files.h"
 #include "semiseg/method.h"
 #include "semiseg/train.h"
@@ -40,7 +41,7 @@ int run(const Arguments& arguments) {
   install_signal_handlers();
   Config config = load_config(arguments.positional[1], arguments.overrides);
   PseudoLabelJob job;
-  job.checkpoint = arguments.positional[0];
+  job.checkpoint = network_file(arguments.positional[0]);
   job.threshold = arguments.has("threshold") ? threshold_of(arguments.get("threshold")) : threshold_of(config.semi);
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
   config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read

@@ -21,6 +21,7 @@
 #include "host.h"
 #include "reports/run_view.h"
 #include "reports/text.h"
+#include "semiseg/checkpoint.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 
@@ -67,6 +68,7 @@ class Watcher {
     if (changed("/train.log")) run_.log = newest_lines(run_.dir + "/train.log");
     if (changed("/metrics.jsonl") | changed("/environment.json") | changed("/config.yaml")) read_record();
     if (changed("/status.json")) read_status();
+    run_.can_resume = has_checkpoint(run_.dir);
     run_.problem = record_problem_.empty() ? status_problem_ : record_problem_;
     if (!run_.status.state.empty()) run_.life = life_of(run_.status, run_.now, host_, process_exists(run_.status.pid));
     return run_;

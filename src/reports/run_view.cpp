@@ -139,7 +139,10 @@ class View {
     const std::string since = status_.updated ? duration(static_cast<double>(run_.now - *status_.updated)) : "a while";
     const auto notice = [&](const std::string& words, Style style) { wrapped(&lines_, words, style, 4); };
     // On a line of its own, to be copied.
-    const auto go_on = [&] { notice("  semiseg train --resume " + run_.dir, Style::kBold); };
+    const auto go_on = [&] {
+      notice(run_.can_resume ? "  semiseg train --resume " + run_.dir : "  it has no checkpoint yet: start it anew",
+             Style::kBold);
+    };
     switch (run_.life) {
       case Life::kNoFolder:
         notice("there is no such run folder yet; waiting for it", Style::kWarning);
@@ -149,7 +152,7 @@ class View {
         break;
       case Life::kGone:
         notice(str("process ", status_.pid, " ended ", since,
-                   " ago without a last word: killed, or the machine went down; go on ", "from its newest checkpoint with"),
+                   " ago without a last word: killed, or the machine went down; go on with"),
                Style::kBad);
         go_on();
         break;

@@ -28,6 +28,7 @@ struct WatchedRun {
   RunRecord record;              // its history may be empty
   std::vector<std::string> log;  // newest lines of train.log, without dates
   std::string problem;           // what could not be read
+  bool can_resume = true;        // there is a checkpoint
   int64_t now = 0;
 };
 

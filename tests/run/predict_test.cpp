@@ -71,6 +71,19 @@ TEST_F(Predictions, AFolderGivesLabelsAndOverlaysThatPredictorGives) {
   }
 }
 
+TEST_F(Predictions, ARunFolderStandsForItsBestCheckpoint) {
+  const fs::path run = fs::path(checkpoint_).parent_path().parent_path();
+  const Outcome outcome = semiseg("predict " + run.string() + " images/0.png -o out");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("/run/checkpoints/best.safetensors"), std::string::npos) << outcome.output;
+  EXPECT_EQ(semiseg("export " + run.string() + " -o net.safetensors").code, 0);
+  for (const char* verb : {"predict images images -o out", "eval images", "export images -o net.pt"}) {
+    const Outcome none = semiseg(verb);
+    EXPECT_EQ(none.code, 7) << verb << none.output;
+    EXPECT_NE(none.output.find("images: the folder holds no checkpoints/best.safetensors"), std::string::npos) << none.output;
+  }
+}
+
 TEST_F(Predictions, FlagsChooseWhatIsWritten) {
   ASSERT_EQ(predict("images/0.png -o out").code, 0);
   ASSERT_EQ(predict("'images/[0]*' -o more --no-overlay --confidence --ids label").code, 0);

@@ -196,6 +196,9 @@ TEST(RunView, SaysWhatToDoWhereARunDoesNotGoOn) {
   run.life = Life::kGone;
   EXPECT_SHOWS(shown(run, {80, 24, false}), "process 4711 ended 5m01s ago without a last word");
   EXPECT_SHOWS(shown(run, {80, 24, false}), "\n  semiseg train --resume runs/demo\n");
+  run.can_resume = false;
+  EXPECT_SHOWS(shown(run, {80, 24, false}), "no checkpoint yet: start it anew");
+  run.can_resume = true;
   run.life = Life::kSilent;
   run.status.host = "node7";
   EXPECT_SHOWS(shown(run, {200, 24, false}), "no sign of life for 5m01s from process 4711 on node7");

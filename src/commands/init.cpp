@@ -1,0 +1,211 @@
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "commands/command.h"
+#include "list_file.h"
+#include "predict_inputs.h"
+#include "semiseg/dataset.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+#include "semiseg/log.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Images of a folder and of those below it, sorted, by their way from it and without ending: "frankfurt/000001".
+using Images = std::map<std::string, fs::path>;
+
+Images images_below(const std::string& folder, const std::string& flag) {
+  if (!fs::is_directory(folder)) throw Error(ErrorKind::kData, "there is no such folder", flag + ": " + folder);
+  Images images;
+  const fs::path root = absolute_path(folder);
+  for (const auto& entry : fs::recursive_directory_iterator(root, fs::directory_options::follow_directory_symlink)) {
+    const fs::path way = fs::path(entry.path()).lexically_relative(root);
+    const bool hidden = std::any_of(way.begin(), way.end(), [](const fs::path& part) { return part.string()[0] == '.'; });
+    if (hidden || !entry.is_regular_file() || !is_image_name(entry.path().string())) continue;
+    const std::string name = fs::path(way).replace_extension().string();
+    const auto [same, is_new] = images.emplace(name, entry.path());
+    if (!is_new)
+      throw Error(ErrorKind::kData,
+                  "two files share the name \"" + name + "\": " + same->second.filename().string() + " and " +
+                      entry.path().filename().string(),
+                  flag + ": " + folder, "keep one of them there");
+  }
+  if (images.empty()) throw Error(ErrorKind::kData, "there is no image in this folder", flag + ": " + folder);
+  return images;
+}
+
+// The label of an image: of the same name, or of the only name that goes on with a suffix such as "_L" or "-mask".
+const fs::path* label_of(const std::string& image, const Images& labels) {
+  if (const auto same = labels.find(image); same != labels.end()) return &same->second;
+  const fs::path* found = nullptr;
+  for (auto label = labels.lower_bound(image); label != labels.end() && label->first.starts_with(image); ++label) {
+    const auto next = static_cast<unsigned char>(label->first[image.size()]);
+    if (std::isalnum(next) != 0 || next == '/') continue;  // of another image
+    if (found != nullptr)
+      throw Error(ErrorKind::kData,
+                  "two labels may belong to the image \"" + image + "\": " + found->filename().string() + " and " +
+                      label->second.filename().string(),
+                  "--labels", "keep the labels of one kind in a folder of their own");
+    found = &label->second;
+  }
+  return found;
+}
+
+struct Lists {
+  std::vector<std::string> labeled, unlabeled, val;  // lines
+  fs::path first_image;                              // of the labelled ones
+};
+
+// Every fifth part of the sorted labelled images gives its end to validation: so do all scenes of a long drive, and frames that
+// follow each other stay together, but at the few places where the lists meet.
+void split(const std::vector<std::string>& lines, double val_share, Lists* lists) {
+  constexpr size_t kParts = 5;
+  const size_t parts = std::min(kParts, lines.size() / 2);
+  for (size_t part = 0; part < parts; ++part) {
+    const size_t begin = part * lines.size() / parts, end = (part + 1) * lines.size() / parts;
+    const auto wanted = static_cast<size_t>(std::llround(val_share * static_cast<double>(end - begin)));
+    const size_t val = std::clamp<size_t>(wanted, 1, end - begin - 1);
+    lists->labeled.insert(lists->labeled.end(), lines.begin() + static_cast<int64_t>(begin),
+                          lines.begin() + static_cast<int64_t>(end - val));
+    lists->val.insert(lists->val.end(), lines.begin() + static_cast<int64_t>(end - val),
+                      lines.begin() + static_cast<int64_t>(end));
+  }
+}
+
+Lists find_lists(const Arguments& arguments, double val_share) {
+  const Images images = images_below(arguments.get("images"), "--images"),
+               labels = images_below(arguments.get("labels"), "--labels");
+  Lists lists;
+  std::set<fs::path> listed;
+  std::vector<std::string> pairs;
+  for (const auto& [name, image] : images) {
+    listed.insert(image);
+    const fs::path* label = label_of(name, labels);
+    if (label == nullptr) {
+      lists.unlabeled.push_back(list_column(image.string()));
+      continue;
+    }
+    if (pairs.empty()) lists.first_image = image;
+    pairs.push_back(list_column(image.string()) + " " + list_column(label->string()));
+  }
+  if (pairs.size() < 2)
+    throw Error(
+        ErrorKind::kData,
+        str("of ", counted(static_cast<int64_t>(images.size()), "image"), " and ",
+            counted(static_cast<int64_t>(labels.size()), "label"), " only ", pairs.size(),
+            " belong together by their names, such as \"", images.begin()->first, "\" and \"", labels.begin()->first, "\""),
+        "--labels", "name a label as its image, or so with a suffix: street.jpg, street.png or street_mask.png");
+  if (pairs.size() < labels.size())
+    log_warning(str(labels.size() - pairs.size(), " of the labels belong to no image in ", arguments.get("images")));
+  split(pairs, val_share, &lists);
+  if (arguments.has("unlabeled"))
+    for (const auto& [name, image] : images_below(arguments.get("unlabeled"), "--unlabeled"))
+      if (listed.insert(image).second) lists.unlabeled.push_back(list_column(image.string()));
+  return lists;
+}
+
+std::string yaml_text(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) quoted += (c == '"' || c == '\\') ? std::string("\\") + c : std::string(1, c);
+  return quoted + "\"";
+}
+
+// The largest multiple of 32 that fits into the image, 512 at most.
+int64_t crop_of(const fs::path& image) {
+  constexpr int64_t kMost = 512, kStep = 32;
+  const Tensor image_HWC = read_image(image.string());
+  const int64_t side = std::min(image_HWC.size(0), image_HWC.size(1));
+  return std::clamp(side / kStep * kStep, kStep, kMost);
+}
+
+std::string config_text(const Lists& lists, const std::string& classes) {
+  const bool semi = !lists.unlabeled.empty();
+  std::string text = "# Made by `semiseg init`. Every setting: semiseg config --reference\ndata:\n  format: list\n";
+  text += "  labeled: train.txt        # beside this file\n";
+  if (semi) text += "  unlabeled: unlabeled.txt\n";
+  text += "  val: val.txt\n  classes: " + yaml_text(classes) + str("\n  crop: ", crop_of(lists.first_image), "\n\n");
+  text +=
+      "model:\n  backbone: resnet50\n  # weights: resnet50.pth   # ImageNet weights help much; models/README.md makes the "
+      "file\n\n";
+  text += "loss: {class_weights: enet}   # rare classes count more\n";
+  text += str("semi: {method: ", semi ? "fixmatch" : "supervised", "}\n\n");
+  text += str("optim: {lr: 0.01, batch_labeled: 4, ", semi ? "batch_unlabeled: 4, " : "", "epochs: 60}\n");
+  return text;
+}
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+double share_of(const Arguments& arguments) {
+  if (!arguments.has("val")) return 0.2;
+  const std::string& text = arguments.get("val");
+  double share = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), share);
+  if (error != std::errc() || end != text.data() + text.size() || !(share > 0 && share < 1))
+    throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number between 0 and 1", "--val",
+                "0.2 keeps a fifth for validation");
+  return share;
+}
+
+int run(const Arguments& arguments) {
+  if (!arguments.overrides.empty())
+    throw Error(ErrorKind::kConfig, "init takes no key=value settings", arguments.overrides[0],
+                "set it in the config that it writes");
+  const fs::path dir = absolute_path(arguments.positional[0]);
+  const fs::path config = dir / (dir.filename().string() + ".yaml");
+  for (const fs::path& file : {config, dir / "train.txt", dir / "val.txt", dir / "unlabeled.txt"})
+    if (fs::exists(file))
+      throw Error(ErrorKind::kConfig, "the file exists", file.string(), "remove it, or name another folder");
+  // A preset stays a name; a file is found wherever the config goes.
+  std::string classes = arguments.get("classes");
+  if (fs::exists(classes)) classes = absolute_path(classes);
+  load_classes(classes, /*ignore_index=*/255);
+  const Lists lists = find_lists(arguments, share_of(arguments));
+  const std::string text = config_text(lists, classes);
+
+  make_folders(dir.string());
+  write_file((dir / "train.txt").string(), joined(lists.labeled));
+  write_file((dir / "val.txt").string(), joined(lists.val));
+  if (!lists.unlabeled.empty()) write_file((dir / "unlabeled.txt").string(), joined(lists.unlabeled));
+  write_file(config.string(), text);
+  const std::string shown = (fs::path(arguments.positional[0]) / config.filename()).string();
+  log_info(str("wrote ", shown, " and lists: ", lists.labeled.size(), " labelled, ", lists.val.size(), " validation, ",
+               lists.unlabeled.size(), " unlabelled images; then:\n  semiseg check ", shown, "\n  semiseg train ", shown,
+               " --dry-run"));
+  return 0;
+}
+
+const bool kRegistered = add_command({
+    .name = "init",
+    .synopsis = "DIR --images DIR --labels DIR --classes FILE [--unlabeled DIR] [--val SHARE]",
+    .summary = "writes lists and a config for folders of images and labels",
+    .details = R"(examples:
+  semiseg init street --images photos --labels masks --classes classes.yaml --unlabeled more_photos
+  semiseg init camvid --images CamVid/train --labels CamVid/train_labels --classes CamVid/class_dict.csv --val 0.1
+
+Writes DIR/train.txt, val.txt, unlabeled.txt and DIR/DIR.yaml, which is meant to be edited. A label has the name of its image, or
+goes on with a suffix (street.jpg and street.png or street_L.png); folders are read with all below them. Images without a label
+count as unlabelled. Validation takes its share from five places of the sorted names, in one piece each, so that frames of a
+drive that follow each other stay in one list. Nothing is copied, and no file is replaced.)",
+    .flags = {{"images", "DIR", "images, with and without labels"},
+              {"labels", "DIR", "label files"},
+              {"classes", "FILE", "class file (docs/own_data.md), or a preset such as cityscapes"},
+              {"unlabeled", "DIR", "more images without labels"},
+              {"val", "SHARE", "of the labelled images for validation (0.2)"}},
+    .min_positional = 1,
+    .max_positional = 1,
+    .run = run,
+});
+
+}  // namespace
+}  // namespace semiseg

@@ -1,0 +1,12 @@
+// The argument CHECKPOINT of commands that use a trained network.
+#pragma once
+
+#include <string>
+
+namespace semiseg {
+
+// The file itself, or for a run folder its best checkpoint (the newest one where none is evaluated yet), which the log names.
+// Throws Error(kCheckpoint) for a folder that is no run's or has no checkpoint.
+std::string network_file(const std::string& file_or_run);
+
+}  // namespace semiseg

@@ -1,0 +1,100 @@
+// `semiseg init` on folders as people have them.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "program.h"
+#include "semiseg/dataset.h"
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Init : public ProgramTest {
+ protected:
+  Init() : ProgramTest("") {
+    write_file(dir_ + "/classes.yaml", "classes: [{name: road}, {name: sky}]\n");
+    for (int number = 0; number < 12; ++number) add_image(str("photos/drive ", number / 6, "/p", number, ".png"));
+    // p1 has no label; that of p11 must not be taken for it.
+    for (int number = 0; number < 12; ++number)
+      if (number != 1) add_label(str("masks/drive ", number / 6, "/p", number, "_L.png"));
+    add_image("more/q.png");
+  }
+
+  void add_image(const std::string& path) const {
+    make_folders(fs::path(dir_ + "/" + path).parent_path().string());
+    write_image(dir_ + "/" + path, at::full({70, 90, 3}, 40 + static_cast<int64_t>(path.size()), at::kByte));
+  }
+  void add_label(const std::string& path) const {
+    make_folders(fs::path(dir_ + "/" + path).parent_path().string());
+    write_label_png(dir_ + "/" + path, at::arange(70 * 90).remainder(2).to(at::kByte).view({70, 90}));
+  }
+
+  std::string quoted(const std::string& path) const { return "\"" + absolute_path(dir_ + path) + "\""; }
+
+  std::vector<std::string> lines(const std::string& file) const {
+    std::vector<std::string> all;
+    std::istringstream text(read_file(dir_ + "/" + file));
+    for (std::string line; std::getline(text, line);) all.push_back(line);
+    return all;
+  }
+};
+
+TEST_F(Init, WritesListsAndAConfigThatCheckAndTrainTake) {
+  const Outcome made = semiseg("init mine --images photos --labels masks --classes classes.yaml --unlabeled more --val 0.3");
+  ASSERT_EQ(made.code, 0) << made.output;
+  EXPECT_NE(made.output.find("semiseg check mine/mine.yaml"), std::string::npos) << made.output;
+  const auto train = lines("mine/train.txt"), val = lines("mine/val.txt"), unlabeled = lines("mine/unlabeled.txt");
+  EXPECT_EQ(train.size(), 6u);  // of each fifth, two or three images, one
+  EXPECT_EQ(val.size(), 5u);
+  EXPECT_EQ(train[0], quoted("/photos/drive 0/p0.png") + " " + quoted("/masks/drive 0/p0_L.png"));
+  EXPECT_EQ(unlabeled, (std::vector<std::string>{quoted("/photos/drive 0/p1.png"), absolute_path(dir_ + "/more/q.png")}));
+  EXPECT_NE(read_file(dir_ + "/mine/mine.yaml").find("crop: 64"), std::string::npos);
+  const Outcome checked = semiseg("check mine/mine.yaml");
+  EXPECT_EQ(checked.code, 0) << checked.output;
+  const Outcome config = semiseg("config mine/mine.yaml");
+  EXPECT_EQ(config.code, 0) << config.output;
+  EXPECT_NE(config.output.find("fixmatch"), std::string::npos) << config.output;
+
+  // Nothing is replaced, and images that are listed already are not listed again.
+  EXPECT_EQ(semiseg("init mine --images photos --labels masks --classes classes.yaml").code, 2);
+  ASSERT_EQ(semiseg("init same --images photos --labels masks --classes classes.yaml --unlabeled photos").code, 0);
+  EXPECT_EQ(lines("same/unlabeled.txt").size(), 1u);
+}
+
+TEST_F(Init, WithoutUnlabelledImagesTheConfigIsSupervised) {
+  fs::remove(dir_ + "/photos/drive 0/p1.png");
+  ASSERT_EQ(semiseg("init mine --images photos --labels masks --classes classes.yaml").code, 0);
+  EXPECT_FALSE(fs::exists(dir_ + "/mine/unlabeled.txt"));
+  EXPECT_EQ(semiseg("check mine/mine.yaml").code, 0);
+  EXPECT_NE(semiseg("config mine/mine.yaml").output.find("supervised"), std::string::npos);
+}
+
+TEST_F(Init, BadInputIsOneLineAndLeavesNothing) {
+  add_label("masks/drive 0/p2-instances.png");
+  const struct {
+    const char *words, *says;
+    int code;
+  } kBad[] = {
+      {"--images photos --labels masks --classes classes.yaml", "p2_L.png", 3},
+      {"--images photos --labels more --classes classes.yaml", "only 0 belong together", 3},
+      {"--images nowhere --labels masks --classes classes.yaml", "nowhere", 3},
+      {"--images photos --labels masks", "--classes", 2},
+      {"--images photos --labels masks --classes nowhere.yaml", "nowhere.yaml", 2},
+      {"--images photos --labels masks --classes classes.yaml --val 1", "--val", 2},
+      {"--images photos --labels masks --classes classes.yaml optim.lr=1", "optim.lr", 2},
+  };
+  for (const auto& bad : kBad) {
+    const Outcome outcome = semiseg("init mine " + std::string(bad.words));
+    EXPECT_EQ(outcome.code, bad.code) << bad.words << "\n" << outcome.output;
+    EXPECT_NE(outcome.output.find(bad.says), std::string::npos) << outcome.output;
+    EXPECT_FALSE(fs::exists(dir_ + "/mine")) << bad.words;
+  }
+}
+
+}  // namespace
+}  // namespace semiseg
