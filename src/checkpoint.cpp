@@ -222,7 +222,7 @@ LoadedModel load_model(const std::string& path, const Config* config, torch::Dev
   const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first
   if (!config)
     throw Error(ErrorKind::kConfig, "a weights file alone does not say which network it belongs to", path,
-                "name the config of that network too, as --help shows");
+                "give the config of that network too");
   LoadedModel model;
   model.config = *config;
   const DataConfig& data = config->data;  // formats with classes of their own are called as these are
