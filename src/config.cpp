@@ -615,6 +615,18 @@ bool is_section(const std::string& name) {
          std::any_of(settings().begin(), settings().end(), [&](const Setting& entry) { return section_of(entry.key) == name; });
 }
 
+// What other trainers call some settings.
+const std::map<std::string, std::string> kUsualNames{{"learning_rate", "optim.lr"},
+                                                     {"lr0", "optim.lr"},
+                                                     {"batch_size", "optim.batch_labeled"},
+                                                     {"num_workers", "data.workers"},
+                                                     {"crop_size", "data.crop"},
+                                                     {"pretrained", "model.weights"},
+                                                     {"num_epochs", "optim.epochs"},
+                                                     {"max_epochs", "optim.epochs"},
+                                                     {"max_iters", "optim.steps"},
+                                                     {"ignore_label", "data.ignore_index"}};
+
 [[noreturn]] void reject_unknown_key(const std::string& key, const std::string& place) {
   Names keys, sections, leaves;
   for (const auto& entry : settings()) {
@@ -630,10 +642,13 @@ bool is_section(const std::string& name) {
     near = nearest(leaf_of(key), leaves);
     if (!near.empty()) near = section_of(key) + "." + near;
   }
+  if (near.empty() && kUsualNames.contains(leaf_of(key))) near = kUsualNames.at(leaf_of(key));
   if (near.empty()) near = nearest(key, keys);
-  if (near.empty()) near = nearest(section_of(key).empty() ? key : section_of(key), sections);
+  if (near.empty() && !is_section(section_of(key))) near = nearest(section_of(key).empty() ? key : section_of(key), sections);
   std::string hint;
-  if (!near.empty())
+  if (const size_t space = key.find(' '); space != std::string::npos)
+    hint = "a colon may be missing: " + leaf_of(key.substr(0, space)) + ": " + key.substr(space + 1);
+  else if (!near.empty())
     hint = "did you mean \"" + near + "\"?";
   else if (is_section(section_of(key)))
     hint = "known under " + section_of(key) + ": " + join(leaves);
@@ -1006,34 +1021,49 @@ class Paths {
     const std::string key = "data.classes";
     std::string& classes = config_.data.classes;
     if (is_resolved(key) || contains(kClassPresets, classes)) return;
-    const std::string path = absolute_path(folder_of(key) / without_home(classes));
-    if (!fs::is_regular_file(path))
-      contradict(
-          config_, key,
-          "data.classes is \"" + classes + "\", neither a preset (" + join(kClassPresets) + ") nor a file; looked for " + path,
-          "");
-    classes = path;
+    const Names tried = places_of(key, classes);
+    const auto found =
+        std::find_if(tried.begin(), tried.end(), [](const std::string& file) { return fs::is_regular_file(file); });
+    if (found == tried.end())
+      contradict(config_, key,
+                 "data.classes is \"" + classes + "\", neither a preset (" + join(kClassPresets) + ") nor a file; looked for " +
+                     join(tried, " and "),
+                 "");
+    classes = *found;
   }
 
-  void resolve_list(const std::string& key, std::string& list) const {
-    if (is_resolved(key) || (key == "data.labeled" && parse_fraction(list))) return;
-    const fs::path path = without_home(list);
-    Names tried;
+  // Where a list or a class file may lie: beside what names it, beside the config, in data.root.
+  Names places_of(const std::string& key, const std::string& file) const {
+    const fs::path path = without_home(file);
+    Names places;
     const auto candidate = [&](const fs::path& place) {
-      const std::string file = absolute_path(place);
-      if (!contains(tried, file)) tried.push_back(file);
+      const std::string absolute = absolute_path(place);
+      if (!contains(places, absolute)) places.push_back(absolute);
     };
     candidate(folder_of(key) / path);
     if (path.is_relative() && !config_.file.empty()) candidate(fs::path(config_.file).parent_path() / path);
     if (path.is_relative() && !config_.data.root.empty()) candidate(fs::path(config_.data.root) / path);
+    return places;
+  }
+
+  void resolve_list(const std::string& key, std::string& list) const {
+    if (is_resolved(key) || (key == "data.labeled" && parse_fraction(list))) return;
+    const Names tried = places_of(key, list);
     for (const auto& file : tried) {
       if (!fs::is_regular_file(file)) continue;
       list = file;
       return;
     }
+    for (const auto& folder : tried)
+      if (fs::is_directory(folder))
+        contradict(config_, key, key + ": \"" + list + "\" is a folder, not a list file: " + folder,
+                   "`semiseg init --help` says how to make lists from folders");
+    const fs::path path = without_home(list);
     std::string hint = key == "data.labeled" && parse_number<double>(list) ? "a fraction is written 1/8"
-                       : tried.size() == 1 && path.is_relative()           ? "name the list file, or set data.root"
-                                                                           : "name the list file, or change data.root";
+                       : path.is_relative() && !config_.data.root.empty() && !fs::is_directory(config_.data.root)
+                           ? "data.root (" + config_.data.root + ") is no folder"
+                       : tried.size() == 1 && path.is_relative() ? "name the list file, or set data.root"
+                                                                 : "name the list file, or change data.root";
     contradict(config_, key, key + ": no such list file: \"" + list + "\"; looked for " + join(tried, " and "), hint);
   }
 

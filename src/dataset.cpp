@@ -284,7 +284,11 @@ std::vector<FileEntry> read_list(const std::string& list, const std::string& roo
       entry.label = in_root(columns[1]);
       find_label(entry);
     }
-    if (!is_file(entry.image)) fail("image file not found: " + entry.image, root_hint);
+    if (!is_file(entry.image)) {
+      const bool spaced = columns.size() == 2 && is_file(in_root(columns[0] + " " + columns[1]));
+      fail("image file not found: " + entry.image,
+           spaced ? "put paths with spaces in \"...\": \"" + columns[0] + " " + columns[1] + "\"" : root_hint);
+    }
     if (labelled && !is_file(entry.label)) fail("label file not found: " + entry.label, root_hint);
     return entry;
   };

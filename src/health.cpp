@@ -598,6 +598,17 @@ class Diagnostician {
     return movement_ == Movement::kContrary || movement_ == Movement::kBothFall || movement_ == Movement::kFalls;
   }
 
+  // By how much mIoU rose in the last third of the evaluated epochs, and how many those are; nothing where the newest is not
+  // the best or that is not a clear rise.
+  std::optional<std::pair<int64_t, double>> late_rise() const {
+    const size_t late = std::max<size_t>(1, epochs_.size() / 3);
+    const double before = miou(epochs_[epochs_.size() - 1 - late]), now = miou(to_);
+    for (const EpochRecord* epoch : epochs_)
+      if (miou(epoch) > now) return std::nullopt;
+    if (now - before < clear_fall(now)) return std::nullopt;
+    return std::pair(static_cast<int64_t>(late), now - before);
+  }
+
   void say(const std::string& kind, const std::string& text, const std::vector<size_t>& classes = {}) {
     result_.findings.push_back({kind, text, names_of(context_, classes)});
   }
@@ -664,6 +675,10 @@ class Diagnostician {
                    "rare classes gain pixels of frequent ones, as with strong class weights: good for mIoU, which weighs "
                    "classes alike, at the price of pixel accuracy");
       case Movement::kRises:
+        if (const auto rise = late_rise())
+          return say("reason", str("mIoU still rises at the end, by ", points(rise->second), " in the last ",
+                                   rise->first == 1 ? "evaluated epoch" : str(rise->first, " evaluated epochs"),
+                                   ": train longer first (`semiseg train --resume RUN --extend EPOCHS`)"));
         return say("reason", "mIoU rises: nothing is wrong with its direction");
       case Movement::kFlat:
         return say("reason", "mIoU moves by less than what would be clear (3 % of it, half a point)");
@@ -789,7 +804,7 @@ class Diagnostician {
       if (to_->val->prediction_share[c] - to_->val->label_share[c] >= 0.02) classes.push_back(c);
     std::vector<std::string> parts;
     for (const size_t c : classes) parts.push_back(text(c));
-    if (!parts.empty()) say("shares", list_of(parts, 8), classes);
+    if (!parts.empty()) say("shares", list_of(parts), classes);
   }
 
   void say_pseudo() {

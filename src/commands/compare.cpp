@@ -13,18 +13,27 @@
 #include "run_summary.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "semiseg/log.h"
 
 namespace semiseg {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Those of the runs that have a finished epoch.
 std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
   std::vector<RunRecord> runs;
+  std::vector<std::string> young;
   for (const std::string& dir : dirs) {
     if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
-    runs.push_back(read_run(dir));
+    RunRecord run = read_run(dir, /*may_be_young=*/true);
+    if (run.history.empty())
+      young.push_back(dir);
+    else
+      runs.push_back(std::move(run));
   }
+  if (runs.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", young.front());
+  for (const std::string& dir : young) log_warning(dir + " is left out: no epoch of this run is finished yet");
   return runs;
 }
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "colour_labels.h"
 #include "commands/command.h"
 #include "run_record.h"
 #include "semiseg/config.h"
@@ -482,25 +483,33 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
     throw Error(ErrorKind::kData, "no prediction has the name of a label", predictions.front().path,
                 "a label is called, say, " + labels.front().path);
   std::optional<ClassSet> classes;
-  if (!classes_name.empty()) classes = load_classes(classes_name, kIgnore);
+  ColourMap colours;
+  if (!classes_name.empty()) {
+    classes = load_classes(classes_name, kIgnore);
+    colours = load_colours(classes_name);
+  }
+  const auto read = [&](const LabelFile& file) {
+    if (is_colour_label(file.path)) {
+      if (colours.empty())
+        throw Error(ErrorKind::kData, "a label in colours", file.path,
+                    "give the file that says which class has which colour: --classes FILE");
+      return map_colours(read_image(file.path), colours, file.path);
+    }
+    const Tensor values_HW = read_label_values(file.path);
+    if (!classes) return values_HW;
+    const bool label_ids = file.stem.ends_with("_labelIds") && !classes->label_ids.empty();
+    return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
+  };
 
   Evidence evidence;
   ConfusionMatrix matrix(256, torch::kCPU);
   for (const auto& [label, prediction] : pairs) {
-    auto label_HW = read_label_values(label.path), prediction_HW = read_label_values(prediction.path);
+    const Tensor label_HW = read(label), prediction_HW = read(prediction);
     if (label_HW.sizes() != prediction_HW.sizes())
       throw Error(ErrorKind::kData,
                   str("is ", prediction_HW.size(0), " x ", prediction_HW.size(1), " (H x W), its label ", label_HW.size(0),
                       " x ", label_HW.size(1)),
                   prediction.path, "compare predictions at the labels' size: " + label.path);
-    if (classes) {
-      const auto map = [&](const Tensor& values_HW, const LabelFile& file) {
-        const bool label_ids = file.stem.ends_with("_labelIds") && !classes->label_ids.empty();
-        return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
-      };
-      label_HW = map(label_HW, label);
-      prediction_HW = map(prediction_HW, prediction);
-    }
     matrix.add(prediction_HW, label_HW);
   }
   auto counts_KK = matrix.counts();
@@ -656,7 +665,7 @@ examples:
   semiseg diagnose runs/first
   semiseg diagnose epochs.csv --classes cityscapes
   semiseg diagnose --labels gtFine/val --predictions out --classes cityscapes --json diagnosis.json)",
-    .flags = {{"labels", "DIR", "label PNGs"},
+    .flags = {{"labels", "DIR", "label PNGs: class ids, or the colours that the file of --classes gives"},
               {"predictions", "DIR", "prediction PNGs of the same images"},
               {"classes", "PRESET|FILE", "names of the classes, and their values in label PNGs"},
               {"json", "FILE", "write the findings as JSON"}},

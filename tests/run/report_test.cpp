@@ -64,6 +64,11 @@ TEST_F(Reports, TrainingWritesThePageAndReportWritesItAnew) {
     line["val"].erase("confusion");
     return line.dump() + "\n";
   }());
+  make_folders(dir_ + "/runs/young/checkpoints");
+  const Outcome young = semiseg("compare runs/tiny runs/young runs/other");
+  EXPECT_EQ(young.code, 0) << young.output;
+  EXPECT_NE(young.output.find("runs/young is left out"), std::string::npos) << young.output;
+  EXPECT_EQ(data_of("compare.html")["runs"].size(), 2u);
   const Outcome other_classes = semiseg("compare runs/tiny runs/five");
   EXPECT_EQ(other_classes.code, 3) << other_classes.output;
   EXPECT_NE(other_classes.output.find("5 classes"), std::string::npos) << other_classes.output;
@@ -78,7 +83,8 @@ TEST_F(Reports, WhatIsNoRunIsNamed) {
     EXPECT_EQ(semiseg(verb + " nowhere").code, 2);
     const Outcome empty = semiseg(verb + " empty"), torn = semiseg(verb + " torn");
     EXPECT_EQ(empty.code, 3) << empty.output;
-    EXPECT_NE(empty.output.find("empty/metrics.jsonl"), std::string::npos) << empty.output;
+    EXPECT_NE(empty.output.find("semiseg: error: empty"), std::string::npos) << empty.output;
+    EXPECT_EQ(empty.output.find('\n'), empty.output.size() - 1) << empty.output;
     EXPECT_EQ(torn.code, 3) << torn.output;
     EXPECT_NE(torn.output.find("torn/metrics.jsonl:1"), std::string::npos) << torn.output;
   }

@@ -202,6 +202,9 @@ TEST_F(ConfigTest, ListsBesideTheFileThenUnderTheRoot) {
   EXPECT_EQ(config.data.unlabeled, path("data/lists/unlabeled.txt"));
   EXPECT_EQ(config.data.val, path("configs/base/val.txt"));  // beside the file that sets it
   EXPECT_EQ(config.data.root, path("data"));
+  write("data/classes.yaml", "classes: [{name: road}]\n");
+  EXPECT_EQ(load_config(file, {"data.root=" + path("data"), "data.classes=classes.yaml"}).data.classes,
+            path("data/classes.yaml"));
 
   expect_contains(message_of([&] { load_config(file, {"data.root=" + path("nowhere")}); }),
                   {"top.yaml:2: data.unlabeled: no such list file: \"lists/unlabeled.txt\"",
@@ -327,6 +330,10 @@ TEST_F(ConfigTest, BadFiles) {
       // keys
       {kLeast + "optim.learning_rte: 1\n", {"bad.yaml:3: unknown key \"optim.learning_rte\""}},
       {"data:\n  format: synthetic\n  crops: 3\n", {"bad.yaml:3: unknown key \"data.crops\"; did you mean \"data.crop\"?"}},
+      {"optim:\n  learning_rate: 1\n", {"bad.yaml:2: unknown key \"optim.learning_rate\"; did you mean \"optim.lr\"?"}},
+      {"batch_size: 4\n", {"bad.yaml:1: unknown key \"batch_size\"; did you mean \"optim.batch_labeled\"?"}},
+      {"optim:\n  zzz: 1\n", {"bad.yaml:2: unknown key \"optim.zzz\"; known under optim: ", "lr"}},
+      {"optim: {epochs 3}\n", {"bad.yaml:1: unknown key \"optim.epochs 3\"; a colon may be missing: epochs: 3"}},
       {"lr: 1\n", {"bad.yaml:1: unknown key \"lr\"; did you mean \"optim.lr\"?"}},
       {"optm:\n  lr: 1\n", {"bad.yaml:1: unknown key \"optm\"; did you mean \"optim\"?"}},
       {"model:\n  lr: 1\n", {"bad.yaml:2: unknown key \"model.lr\"; did you mean \"optim.lr\"?"}},
@@ -397,6 +404,8 @@ TEST_F(ConfigTest, BadFiles) {
       {city + "data.labeled: 0.125\n", {"bad.yaml:3: data.labeled: no such list file", "a fraction is written 1/8"}},
       {city + "data.val: v.txt\n",
        {"bad.yaml:3: data.val: no such list file: \"v.txt\"; looked for ", "/v.txt and ", "/r/v.txt"}},
+      {city + "data.val: v.txt\n", {"/r) is no folder"}},
+      {city + "data.val: .\n", {"bad.yaml:3: data.val: \".\" is a folder, not a list file", "semiseg init"}},
       {city + "semi.method: fixmatch\n", {"bad.yaml:3: semi.method: fixmatch needs unlabelled images"}},
       {city + "semi.method: fixmatch\ndata.labeled: 1/1\n",
        {"bad.yaml:4: semi.method: fixmatch needs unlabelled images", "leaves none"}},

@@ -218,9 +218,11 @@ TEST_F(DatasetTest, ListDataset) {
 TEST_F(DatasetTest, BadLists) {
   put_image("a.png");
   put_label("l.png", 0);
+  put_image("b c.png");
   const struct {
     std::string text, line, message;
   } kCases[] = {
+      {"b c.png\n", ":1", "put paths with spaces in \"...\": \"b c.png\""},
       {"a.png l.png\nb.png l.png\n", ":2", "image file not found: " + path("b.png")},
       {"a.png m.png\n", ":1", "label file not found: " + path("m.png")},
       {"\n\na.png\n", ":3", "no label for image \"a.png\""},

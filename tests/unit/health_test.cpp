@@ -400,7 +400,12 @@ TEST(Diagnose, TellsOtherMovementsApart) {
   const auto text_of = [](const std::vector<std::pair<double, double>>& scores) {
     return all_text(diagnose(series(scores), {}));
   };
-  EXPECT_HAS(text_of({{.3, .7}, {.4, .8}}), "nothing is wrong");
+  EXPECT_HAS(text_of({{.3, .7}, {.4, .8}}),
+             "still rises at the end, by 10.00 points in the last evaluated epoch: train longer");
+  EXPECT_HAS(text_of({{.1, .7}, {.2, .8}, {.3, .8}, {.32, .8}, {.34, .8}, {.36, .8}}),
+             "by 4.00 points in the last 2 evaluated epochs");
+  EXPECT_HAS(text_of({{.3, .7}, {.4, .8}, {.4, .8}}), "nothing is wrong");  // no more
+  EXPECT_HAS(text_of({{.3, .7}, {.45, .8}, {.44, .8}}), "nothing is wrong");
   EXPECT_HAS_NOT(text_of({{.3, .7}, {.4, .8}}), "class_weights");
   EXPECT_HAS(text_of({{.4, .8}, {.3, .6}}), "a network that gets worse");
   EXPECT_HAS(text_of({{.4, .8}, {.3, .6}}), "optim.lr");
@@ -583,6 +588,25 @@ TEST_F(DiagnoseCommand, PairsLabelsAndPredictionsByName) {
   outcome = semiseg("--labels $DIR/labels --predictions $DIR/bad --classes cityscapes");
   EXPECT_EQ(outcome.code, 3);
   EXPECT_HAS(outcome.output, "jena_1.png");
+}
+
+TEST_F(DiagnoseCommand, ReadsLabelsInTheColoursOfAClassFile) {
+  for (const char* folder : {"masks", "out"}) make_folders(dir_ + "/" + folder);
+  const auto ids = at::tensor({0, 0, 1, 1}, at::kLong).to(at::kByte).view({2, 2});
+  const auto colours = at::tensor({200, 0, 0, 200, 0, 0, 0, 0, 90, 9, 9, 9}, at::kLong).to(at::kByte).view({2, 2, 3});
+  write_image(dir_ + "/masks/a_L.png", colours);
+  write_label_png(dir_ + "/out/a.png", ids.flip({0}).contiguous());
+  file("classes.yaml", "classes: [{name: road, colour: [200, 0, 0]}, {name: pole, colour: [0, 0, 90]}]\nignore: [[9, 9, 9]]\n");
+  Outcome outcome = semiseg("--labels $DIR/masks --predictions $DIR/out --classes $DIR/classes.yaml --json $DIR/out.json");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_DOUBLE_EQ(json("out.json")["epochs"][0]["val"]["pixel_accuracy"], 0);
+  write_label_png(dir_ + "/out/a.png", ids);
+  outcome = semiseg("--labels $DIR/masks --predictions $DIR/out --classes $DIR/classes.yaml --json $DIR/out.json");
+  EXPECT_DOUBLE_EQ(json("out.json")["epochs"][0]["val"]["pixel_accuracy"], 1);
+  outcome = semiseg("--labels $DIR/masks --predictions $DIR/out");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_HAS(outcome.output,
+             "a_L.png: a label in colours; give the file that says which class has which colour: --classes FILE");
 }
 
 }  // namespace

@@ -154,7 +154,10 @@ Json json_of_diagnosis(const RunRecord& run) {
     for (size_t c = 0; c < class_count(run); ++c) context.class_names.push_back(class_name(run, c));
     if (run.config) context.config = &*run.config;
     const Diagnosis diagnosis = diagnose(run.history, context);
-    for (const Alarm& finding : diagnosis.findings) findings.push_back(finding.message);
+    const auto stories = alarm_stories(run.history);  // which the page has already
+    for (const Alarm& finding : diagnosis.findings)
+      if (std::none_of(stories.begin(), stories.end(), [&](const AlarmStory& s) { return s.newest.kind == finding.kind; }))
+        findings.push_back(finding.message);
     for (const Setting& setting : diagnosis.settings)
       settings.push_back({{"assignment", setting.assignment}, {"now", setting.now}, {"reason", setting.reason}});
   }
