@@ -3,7 +3,10 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <regex>
 #include <set>
+#include <sstream>
 
 #include "colour_labels.h"
 #include "semiseg/dataset.h"
@@ -100,13 +103,49 @@ Colour palette_colour(int64_t index) {
   return colour;
 }
 
+// What a data set's colour table says, as a class file of as many lines: "R G B name" a line, as CamVid has it, or "name,R,G,B"
+// below a first line of titles. Classes keep their order; void and unlabelled pixels are ignored. Nothing for any other text.
+std::optional<std::string> class_file_of_table(const std::string& text) {
+  static const std::regex kColourFirst(R"(\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.*\S)\s*)"),
+      kNameFirst(R"(\s*(.*\S)\s*[,;\t]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\s*)"),
+      kNothing(R"(\s*(void|unlabell?ed|ignored?)\s*)", std::regex::icase);
+  std::string classes = "{classes: [", ignored;
+  std::istringstream lines(text);
+  int64_t number = 0, found = 0;
+  for (std::string line; std::getline(lines, line); classes += "\n") {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos || line[0] == '#') continue;
+    std::smatch first, last;
+    if (std::regex_match(line, first, kColourFirst)) {
+      last = first;
+    } else if (!std::regex_match(line, last, kNameFirst)) {
+      if (number == 1) continue;  // titles
+      return std::nullopt;
+    }
+    const size_t colour = first.empty() ? 2 : 1;
+    const std::string name = first.empty() ? last[1] : first[4];
+    const std::string rgb = "[" + last[colour].str() + ", " + last[colour + 1].str() + ", " + last[colour + 2].str() + "]";
+    ++found;
+    if (std::regex_match(name, kNothing)) {
+      ignored += (ignored.empty() ? "" : ", ") + rgb;
+      continue;
+    }
+    std::string quoted;
+    for (const char c : name) quoted += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+    classes += "{name: \"" + quoted + "\", colour: " + rgb + "},";
+  }
+  if (found == 0) return std::nullopt;
+  return classes + "], ignore: [" + ignored + "]}";
+}
+
 class ClassFile {
  public:
   explicit ClassFile(const std::string& path) : path_(path) {
     classes_.value_to_class.fill(-1);
     YAML::Node root;
     try {
-      root = YAML::Load(semiseg::read_file(path));
+      const std::string text = semiseg::read_file(path);
+      root = YAML::Load(class_file_of_table(text).value_or(text));
     } catch (const YAML::Exception& error) {
       throw Error(ErrorKind::kConfig, "not valid YAML: " + error.msg, str(path, ":", error.mark.line + 1));
     } catch (const Error& error) {
@@ -156,7 +195,7 @@ class ClassFile {
   void read_class(const YAML::Node& node) {
     const int64_t index = classes_.size();
     if (!node.IsMap()) fail(node, "a class is written as {name: road, colour: [128, 64, 128], id: 0}");
-    known_keys(node, {"name", "colour", "id"});
+    known_keys(node, {"name", "colour", "color", "id"});
     const YAML::Node name = node["name"];
     if (!name || !name.IsScalar() || name.Scalar().empty()) fail(node, "a class needs a name");
     if (!is_utf8(name.Scalar())) fail(name, "a class name must be UTF-8");  // as every file that will hold it is
@@ -170,7 +209,7 @@ class ClassFile {
     slot = static_cast<int16_t>(index);
 
     Colour colour = palette_colour(index);
-    if (const YAML::Node given = node["colour"]) {
+    if (const YAML::Node given = node["colour"] ? node["colour"] : node["color"]) {
       colour = read_colour(given);
       add_colour(colours_, colour, static_cast<int16_t>(index));
     }

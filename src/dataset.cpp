@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <string_view>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 #include "datasets/file_list.h"
 #include "datasets/parallel.h"
 #include "image_file.h"
+#include "image_header.h"
 #include "pixel_cache.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -33,6 +35,15 @@ bool parse_fraction(std::string_view text, int64_t& numerator, int64_t& denomina
 
 // What identifies an image, however its path is written.
 std::string path_key(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
+
+// Enough of a file for its header; more of a JPEG with a long preamble would be needed, and then its size is not known.
+std::string beginning_of(const std::string& path) {
+  std::string bytes(64 << 10, '\0');
+  std::ifstream file(path, std::ios::binary);
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  bytes.resize(static_cast<size_t>(file.gcount()));
+  return bytes;
+}
 
 // A data set that lists name file by file. `cache` is a folder, or "" for none.
 class FileDataset final : public Dataset {
@@ -61,6 +72,18 @@ class FileDataset final : public Dataset {
     const FileEntry& entry = lists_[split].at(index);
     TORCH_CHECK(!entry.label.empty(), "unlabelled images have no label");
     return read_classes(entry);
+  }
+
+  void require_image(Split split, int64_t index, const Tensor& label_HW) const override {
+    const FileEntry& entry = lists_[split].at(index);
+    const ImageHeader header = read_image_header(beginning_of(entry.image));
+    int64_t H = header.H, W = header.W;
+    const bool has_no_size = header.format == "BMP" || header.format == "TIFF" || header.format == "WebP";  // read here
+    if (H == 0 && (label_HW.defined() || !has_no_size)) {                                                   // the decoder knows
+      const ImageFile file(entry.image);
+      H = file.height(), W = file.width();
+    }
+    if (label_HW.defined() && H > 0) check_same_size(entry, H, W, label_HW.size(0), label_HW.size(1));
   }
 
   std::string id(Split split, int64_t index) const override { return lists_[split].at(index).id; }
@@ -179,6 +202,7 @@ ClassCounts count_classes(const Dataset& data, Split split, int64_t workers) {
 
   for_each_index(data.size(split), workers, [&](int64_t index, int64_t thread) {
     const Tensor label_HW = data.label(split, index).contiguous();
+    data.require_image(split, index, label_HW);
     const uint8_t* label = label_HW.const_data_ptr<uint8_t>();
     std::array<int64_t, 256> histogram{};
     for (int64_t i = 0; i < label_HW.numel(); ++i) ++histogram[label[i]];

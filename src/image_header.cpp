@@ -46,6 +46,8 @@ void read_jpeg(std::string_view jpeg, ImageHeader& header) {
     const uint8_t marker = file.byte(at + 1);
     if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {
       header.bits = file.byte(at + 4);
+      header.H = static_cast<int>(file.number(at + 5, 2));
+      header.W = static_cast<int>(file.number(at + 7, 2));
       header.channels = file.byte(at + 9);
     }
     constexpr uint32_t kOrientation = 0x0112;
@@ -62,6 +64,9 @@ ImageHeader read_image_header(std::string_view bytes) {
   const Bytes file(bytes, /*little=*/true);
   if (starts("\x89PNG\r\n\x1a\n")) {
     header.format = "PNG";
+    const Bytes big(bytes, /*little=*/false);
+    header.W = static_cast<int>(big.number(16, 4));
+    header.H = static_cast<int>(big.number(20, 4));
     header.bits = file.byte(24);
     const int colour = file.byte(25);  // 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha
     header.palette = colour == 3;

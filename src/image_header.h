@@ -8,6 +8,7 @@ namespace semiseg {
 
 struct ImageHeader {
   std::string format;  // PNG, JPEG, BMP, TIFF or WebP; "" for what is none of them
+  int H = 0, W = 0;    // as stored; 0 where the bytes do not say
   int channels = 0;    // as stored, 1 of a palette; 0 where the header does not say
   int bits = 0;        // of a channel; 0 where the header does not say
   bool palette = false;

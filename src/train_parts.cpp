@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "datasets/parallel.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
 #include "semiseg/weights.h"
@@ -57,7 +58,10 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
   if (std::accumulate(val_counts.pixels.begin(), val_counts.pixels.end(), int64_t{0}) == 0)
     throw Error(ErrorKind::kData, "there is no labelled validation pixel, so no score can be given", "data.val",
                 "name a list of images and labels");
-  log_info(str("data: ", data.size(Split::kLabeled), " labelled, ", data.size(Split::kUnlabeled), " unlabelled, ",
+  const int64_t unlabeled = config.semi.method == "supervised" ? 0 : data.size(Split::kUnlabeled);
+  for_each_index(unlabeled, config.data.workers,
+                 [&](int64_t index, int64_t) { data.require_image(Split::kUnlabeled, index, {}); });
+  log_info(str("data: ", data.size(Split::kLabeled), " labelled, ", unlabeled > 0 ? str(unlabeled, " unlabelled, ") : "",
                data.size(Split::kVal), " validation images; labels read in ", format("%.1f s", watch.seconds())));
 
   const bool given = config.loss.class_weights == "given";
@@ -114,7 +118,12 @@ std::function<std::shared_ptr<Segmenter>(uint32_t)> network_factory(const Config
     const LoadSummary summary = load_weights(*network, *weights, config.model.weights);
     log_info(str("weights: ", summary.loaded, " tensors from ", config.model.weights,
                  summary.stripped_prefix.empty() ? "" : " (prefix \"" + summary.stripped_prefix + "\" taken off)"));
-    if (!summary.missing.empty()) log_info("  not in the file, keep their initial values: " + join(summary.missing, 6));
+    const bool whole_backbone = std::none_of(summary.missing.begin(), summary.missing.end(),
+                                             [](const std::string& name) { return name.starts_with("encoder."); });
+    if (!summary.missing.empty() && whole_backbone)
+      log_info(str("  ", summary.missing.size(), " tensors of decoder and head are not in the file and start at random"));
+    else if (!summary.missing.empty())
+      log_info("  not in the file, keep their initial values: " + join(summary.missing, 6));
     if (!summary.unexpected.empty()) log_info("  in the file, not in the network: " + join(summary.unexpected, 6));
     if (!summary.reinitialized.empty())
       log_info("  another number of classes, keep their initial values: " + join(summary.reinitialized, 6));

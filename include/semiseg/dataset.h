@@ -29,6 +29,7 @@ struct ClassSet {
 //   classes:
 //     - {name: road, colour: [128, 64, 128], id: 0}    # colour and id may be left out
 //   ignore: [255]                                       # further label values that nothing counts
+// or a colour table: lines "R G B name", or "name,R,G,B" below a line of titles.
 // Throws Error(kConfig) with file and line.
 ClassSet load_classes(const std::string& name, int64_t ignore_index);
 
@@ -75,6 +76,9 @@ class Dataset {
   virtual PartialSample get_part(Split split, int64_t index, const ChooseWindow& choose) const;
   // The label alone, for counting.
   virtual Tensor label(Split split, int64_t index) const = 0;
+  // Throws Error(kData) where the image's file cannot be one, or has another size than `label_HW` (undefined: not looked at),
+  // as far as its first bytes tell; so it is found before training that would fail hours later. Here: nothing.
+  virtual void require_image(Split, int64_t /*index*/, const Tensor& /*label_HW*/) const {}
   // The image's path as messages and predictions name it.
   virtual std::string id(Split split, int64_t index) const = 0;
   virtual const ClassSet& classes() const = 0;
@@ -95,6 +99,7 @@ struct ClassCounts {
   std::vector<int64_t> pixels_of_those;          // [K] counted pixels of the images that contain the class
   std::vector<std::vector<int64_t>> of_image{};  // [N, K + 1] pixels of each class in each image; the last: ignored ones
 };
+// Looks at the images, too: see Dataset::require_image.
 ClassCounts count_classes(const Dataset& data, Split split, int64_t workers);
 
 // The first ceil(n * numerator / denominator) of a seeded permutation of 0..n-1, sorted: 1/16 lies within 1/8 within 1/4.

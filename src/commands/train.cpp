@@ -97,6 +97,8 @@ int run(const Arguments& arguments) {
     }
     log_info(format("done: best mIoU %.2f", 100 * result.state.best_miou) +
              str(" in epoch ", result.state.best_epoch, "; checkpoints in ", dir, "/checkpoints"));
+    if (from && from->state.step == result.state.step && !result.early)
+      log_info("it was done already; train longer with: semiseg train --resume " + dir + " --extend EPOCHS");
     report.end(RunState::kDone, 0, ending);
     return 0;
   } catch (const std::exception& e) {

@@ -139,5 +139,31 @@ TEST(ColourMap, OfPresetsHasTheirColoursAndVoid) {
   EXPECT_EQ(camvid.at(0x000000), kIgnore);
 }
 
+TEST_F(ColourLabels, ColourTablesAreClassFiles) {
+  for (const char* table : {"128 64 128\troad\n0 0 142\t\tcar \"x\"\n0 0 0\tVoid\n",
+                            "name,r,g,b\nroad,128, 64,128\r\ncar \"x\",0,0,142\r\nunlabelled,0,0,0\r\n",
+                            "# colours\n\n128,64,128,road\n0,0,142,car \"x\"\n0,0,0,ignore"}) {
+    write_file(dir_ + "/table.txt", table);
+    config_.data.classes = dir_ + "/table.txt";
+    const auto data = open_dataset(config_);
+    EXPECT_EQ(data->classes().names, (std::vector<std::string>{"road", "car \"x\""})) << table;
+    EXPECT_EQ(data->classes().colours[1], (std::array<uint8_t, 3>{0, 0, 142}));
+    const auto expected = at::tensor({0, 1, 255, 1, 1, 0}, at::kLong).to(at::kByte).view({2, 3});
+    EXPECT_TRUE(at::equal(data->label(Split::kLabeled, 0), expected)) << table;
+  }
+  // Errors name the line of the table.
+  for (const auto& [table, says] : {std::pair("128 64 128 road\n1 2 300 car\n", ":2: colour must be"),
+                                    std::pair("1 2 3 a\n4 5 6 a\n", ":2: class \"a\" is listed twice"),
+                                    std::pair("title\nwords\n", "a class file starts with")}) {
+    write_file(dir_ + "/table.txt", table);
+    try {
+      open_dataset(config_);
+      ADD_FAILURE() << table;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace semiseg

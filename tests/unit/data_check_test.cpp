@@ -316,7 +316,12 @@ TEST(ImageHeader, SaysHowAnImageIsStored) {
     const std::string path = dir + "/image" + c.ending;
     cv::imwrite(path, cv::Mat(4, 6, c.type, cv::Scalar(1, 2, 3, 4)));
     const std::string bytes = read_file(path);
-    EXPECT_EQ(read_image_header(bytes).text(), c.text) << c.ending << c.type;
+    const ImageHeader header = read_image_header(bytes);
+    EXPECT_EQ(header.text(), c.text) << c.ending << c.type;
+    if (header.format == "PNG" || header.format == "JPEG") {
+      EXPECT_EQ(header.H, 4);
+      EXPECT_EQ(header.W, 6);
+    }
     for (size_t size = 0; size < bytes.size(); size += 7)
       read_image_header(std::string_view(bytes).substr(0, size));  // reads nothing beyond
   }

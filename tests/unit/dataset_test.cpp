@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <opencv2/imgcodecs.hpp>
 #include <set>
 
 #include "datasets/file_list.h"
 #include "datasets/parallel.h"
 #include "datasets/synthetic.h"
 #include "semiseg/error.h"
+#include "semiseg/files.h"
 
 namespace semiseg {
 namespace {
@@ -147,7 +149,7 @@ TEST_F(DatasetTest, BadClassFiles) {
     std::string text, line, message;
   } kCases[] = {
       {"classes:\n  - {name: a}\nignored: [3]\n", ":3", "unknown key \"ignored\"; known: classes, ignore"},
-      {"classes:\n  - {name: a, color: [1, 2, 3]}\n", ":2", "unknown key \"color\"; known: name, colour, id"},
+      {"classes:\n  - {name: a, colr: [1, 2, 3]}\n", ":2", "unknown key \"colr\"; known: name, colour, color, id"},
       {"classes:\n  - {name: a, id: 0}\n  - {name: b, id: 0}\n", ":3", "id 0 is already class \"a\""},
       {"classes:\n  - {name: a, id: 1}\n  - {name: b}\n", ":3", "id 1 is already class \"a\""},
       {"classes:\n  - {name: a}\n  - {name: a}\n", ":3", "class \"a\" is listed twice"},
@@ -245,6 +247,30 @@ TEST_F(DatasetTest, BadLists) {
   expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kData), "list file not found");
   config.data.format = "voc";
   expect_contains(message_of([&] { open_dataset(config); }, ErrorKind::kConfig), "known: cityscapes, list, synthetic");
+}
+
+TEST_F(DatasetTest, ImagesThatCannotBeReadAreFoundByTheirFirstBytes) {
+  put_image("a.png");
+  put_label("l.png", 0);
+  const auto problem = [&](const std::string& image) {
+    const auto data = open_dataset(list_config(image + " l.png"));
+    return message_of([&] { count_classes(*data, Split::kLabeled, 1); }, ErrorKind::kData);
+  };
+  const auto data = open_dataset(list_config("a.png l.png"));
+  EXPECT_EQ(count_classes(*data, Split::kLabeled, 1).images[0], 1);
+  for (const char* ending : {".png", ".jpg", ".bmp"}) {
+    write_image(path(std::string("large") + (ending[1] == 'b' ? ".png" : ending)), at::zeros({9, 3, 3}, at::kByte));
+    if (ending[1] == 'b') cv::imwrite(path("large.bmp"), cv::Mat(9, 3, CV_8UC3));
+    const std::string message = problem(std::string("large") + ending);
+    expect_contains(message, "the label is 2 x 3 (H x W), its image");
+    expect_contains(message, "is 9 x 3");
+  }
+  write_file(path("empty.png"), "");
+  expect_contains(problem("empty.png"), path("empty.png"));
+  write_file(path("text.jpg"), "no image at all");
+  expect_contains(problem("text.jpg"), path("text.jpg"));
+  write_file(path("short.png"), read_file(path("a.png")).substr(0, 12));
+  expect_contains(problem("short.png"), path("short.png"));
 }
 
 TEST_F(DatasetTest, EvaluationNeedsNoTrainingFiles) {
