@@ -643,7 +643,7 @@ const std::map<std::string, std::string> kUsualNames{{"learning_rate", "optim.lr
     if (!near.empty()) near = section_of(key) + "." + near;
   }
   if (near.empty() && kUsualNames.contains(leaf_of(key))) near = kUsualNames.at(leaf_of(key));
-  if (near.empty()) near = nearest(key, keys);
+  if (near.empty() && !is_section(section_of(key))) near = nearest(key, keys);
   if (near.empty() && !is_section(section_of(key))) near = nearest(section_of(key).empty() ? key : section_of(key), sections);
   std::string hint;
   if (const size_t space = key.find(' '); space != std::string::npos)

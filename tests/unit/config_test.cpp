@@ -514,7 +514,7 @@ TEST_F(ConfigTest, PresetsLoad) {
       ++loaded;
     }
   }
-  EXPECT_EQ(loaded, 15U);
+  EXPECT_EQ(loaded, 16U);
   for (const char* folder : {"studies", "studies/cures"})
     for (const auto& entry : fs::directory_iterator(presets / folder))
       if (entry.is_regular_file()) {

@@ -32,7 +32,12 @@ class TensorBoardEvents : public testing::Test {
 
   std::unique_ptr<Reporter> begin(int64_t first_step) const {
     auto sink = make_tensorboard();
-    sink->begin({dir_, &config_, &classes_, 12, kStepsPerEpoch, first_step});
+    RunInfo info;
+    info.dir = dir_;
+    info.config = &config_;
+    info.classes = &classes_;
+    info.first_step = first_step;
+    sink->begin(info);
     return sink;
   }
 

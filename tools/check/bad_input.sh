@@ -224,6 +224,7 @@ train "fraction above 1" 2 data.labeled data.format=cityscapes data.root="$work/
   data.unlabeled= data.val=
 train "weights for too few classes" 2 loss.class_weights "loss.class_weights=[1, 2]"
 
+train "list is a folder" 2 "is a folder" data.labeled=.
 train "list file missing" 2 nowhere.txt data.labeled=nowhere.txt
 list "list is empty" empty.txt empty
 list "list of blank lines" only_blank.txt only_blank
@@ -264,6 +265,12 @@ kind "torn checkpoint" 7 torn.safetensors eval "$work/torn.safetensors"
 kind "checkpoint with a wrong byte" 7 flipped.safetensors eval "$work/flipped.safetensors"
 kind "wrong class count" 2 classes eval "$checkpoint" "$work/good.yaml" data.classes="$work/classes2.yaml"
 kind "weights file without a config" 2 config eval "$work/nan.safetensors"
+kind "eval a folder" 7 folder eval "$work/folder"
+kind "init with other labels" 3 "belong together" init "$work/new" --images "$work/city/leftImg8bit" --labels "$work/labels" \
+  --classes "$work/classes.yaml"
+kind "init without classes" 2 --classes init "$work/new" --images "$work/images" --labels "$work/labels"
+kind "compare runs that are not begun" 3 folder compare "$work/folder"
+kind "diagnose colours alone" 3 --classes diagnose --labels "$work/images" --predictions "$work/images"
 kind "resume what is no run" 7 folder train --resume "$work/folder"
 kind "resume with another setting" 2 optim.lr train --resume "$work/run" optim.lr=1
 kind "predict a missing image" 3 nowhere.png predict "$checkpoint" "$work/nowhere.png" -o "$work/new"

@@ -2,10 +2,12 @@
 # Every method on CamVid with a sixteenth and an eighth of the labels, ResNet-50 from ImageNet weights; then a table for each.
 #
 #   bash tools/study/methods.sh DATA WEIGHTS OUT [METHODS]
-#   SPLITS="1_16" SEEDS="0 1 2" STEPS=400 SEMISEG=/elsewhere/semiseg bash tools/study/methods.sh ... unimatch,augseg
+#   SPLITS="1_16" SEEDS="0 1 2" STEPS=600 SEMISEG=/elsewhere/semiseg bash tools/study/methods.sh ... unimatch,augseg
 #
-# OUT/SPLIT/METHOD-SEED is a run each; runs that are done are kept, one that was stopped is resumed. All see 2 + 2 images in a step
-# (supervised: 4) at crop 256; the learning rate falls to 0 over STEPS (400).
+# OUT/SPLIT/METHOD-SEED is a run each; runs that are done are kept, one that was stopped is resumed. A split and a seed have one
+# start, START_STEPS (400) of supervised training with class weights and four images a step; every method goes on from it for STEPS
+# (300), with the same class weights, the same two labelled images a step and, but for supervised, two unlabelled ones. The learning
+# rate falls to 0 in each. supervised4 sees four labelled images a step instead: the compute of two and two.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -13,27 +15,38 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/methods.sh DATA WEIGHTS OUT [METHODS]" >&2
   exit 2
 }
-data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-400}
-methods=${4:-supervised,pseudo_label,mean_teacher,fixmatch,unimatch,augseg,prevmatch,cps,u2pl}
+data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-300} start_steps=${START_STEPS:-400}
+methods=${4:-supervised,supervised4,fixmatch,unimatch,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
 mkdir -p "$out"
 out=$(realpath "$out")
 
 . tools/study/job.sh
 
-# method RUN METHOD SPLIT SEED
-method() {
-  local run=$1 method=$2 split=$3 seed=$4 every=1
-  # An epoch of the labelled list alone is a few steps, shorter than an evaluation.
-  if [[ $method == supervised ]]; then every=17; fi
-  job "$run" "configs/camvid/$method.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
-    data.unlabeled="splits/$split/unlabeled.txt" model.weights="$weights" optim.steps="$steps" seed="$seed" eval.every=$every
+# camvid RUN CONFIG key=value...: a run on `split` with `seed`
+camvid() {
+  local run=$1 config=$2
+  shift 2
+  job "$run" "configs/camvid/$config.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
+    data.unlabeled="splits/$split/unlabeled.txt" loss.class_weights=enet seed="$seed" "$@"
 }
 
 for split in ${SPLITS:-1_16 1_8}; do
   mkdir -p "$out/$split"
   for seed in ${SEEDS:-0}; do
-    for name in ${methods//,/ }; do method "$out/$split/$name-$seed" "$name" "$split" "$seed"; done
+    start=$out/$split/start-$seed
+    # Evaluated at its end alone: an epoch of the labelled list is a few steps, shorter than an evaluation.
+    camvid "$start" supervised model.weights="$weights" optim.steps="$start_steps" eval.every=1000
+    for method in ${methods//,/ }; do
+      config=$method length=$steps more=()
+      case $method in
+        supervised) more=(optim.batch_labeled=2 eval.every=1000) ;;
+        supervised4) config=supervised more=(eval.every=1000) ;;
+        self_training) length=$((steps / 3)) ;;  # of each of its three trainings
+      esac
+      camvid "$out/$split/$method-$seed" "$config" model.weights="$start/checkpoints/last.safetensors" optim.steps="$length" \
+        "${more[@]}"
+    done
   done
-  echo "CamVid $split, $steps steps"
+  echo "CamVid $split, $start_steps + $steps steps"
   python3 tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
 done
