@@ -68,12 +68,12 @@ void require_same_classes(const std::vector<RunRecord>& runs) {
 // A row of cells for each run; the first row is the header.
 using Table = std::vector<std::vector<std::string>>;
 
-// Percent of each run, with a star at the largest.
+// Percent of each run, with a star at the largest; none where all are the same.
 std::vector<std::string> scores(const std::vector<MaybeFraction>& values) {
-  const auto best = std::max_element(values.begin(), values.end());
+  const auto [least, best] = std::minmax_element(values.begin(), values.end());
   std::vector<std::string> cells;
   for (const MaybeFraction& value : values)
-    cells.push_back(!value ? "- " : format("%.2f%s", 100 * *value, values.size() > 1 && value == *best ? "*" : " "));
+    cells.push_back(!value ? "- " : format("%.2f%s", 100 * *value, value == *best && *least != *best ? "*" : " "));
   return cells;
 }
 

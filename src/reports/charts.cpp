@@ -93,9 +93,10 @@ std::vector<Panel> panels_of(const std::vector<EpochRecord>& history, const std:
 
   const auto newest = std::find_if(history.rbegin(), history.rend(), [](const EpochRecord& r) { return r.val.has_value(); });
   if (newest != history.rend()) {
-    Panel rare{"IoU of the rarest classes (%)", {}, 0, true};
     auto rarest = classes_by_rarity(*newest->val);
-    rarest.resize(std::min(rarest.size(), kSeriesColours.size()));
+    const bool all = rarest.size() <= kSeriesColours.size();
+    if (!all) rarest.resize(kSeriesColours.size());
+    Panel rare{all ? "IoU of each class, rare ones first (%)" : "IoU of the rarest classes (%)", {}, 0, true};
     for (const size_t c : rarest)
       rare.series.push_back(scored(c < class_names.size() ? class_names[c] : str("class ", c), history,
                                    [c](const Scores& s) { return c < s.iou.size() ? s.iou[c] : MaybeFraction(); }));
@@ -161,7 +162,7 @@ void draw_panel(Canvas& canvas, int left, int top, const Panel& panel, double fi
     canvas.line({at, double(plot.top + plot.height)}, {at, plot.top + plot.height + 4.0}, kFaintInk);
     canvas.text({at, plot.top + plot.height + 15.0}, tick_text(tick), 8, kFaintInk, Anchor::kCentre);
   }
-  canvas.text({double(plot.left), plot.top + plot.height + 15.0}, "epoch", 8, kFaintInk, Anchor::kRight);
+  canvas.text({plot.left - 8.0, plot.top + plot.height + 15.0}, "epoch", 8, kFaintInk, Anchor::kRight);
   canvas.line({double(plot.left), double(plot.top + plot.height)},
               {double(plot.left + plot.width), double(plot.top + plot.height)}, kFaintInk);
 

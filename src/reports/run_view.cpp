@@ -198,8 +198,11 @@ class View {
     }
     const size_t rows = low ? 1 : screen_.rows < 36 ? 2 : 5;
     const size_t first = run_.log.size() - std::min(run_.log.size(), rows);
-    for (size_t i = first; i < run_.log.size(); ++i)
-      bottom.emplace_back().add(clip(text(run_.log[i]), screen_.columns), Style::kDim);
+    for (size_t i = first; i < run_.log.size(); ++i) {
+      std::string shown = text(run_.log[i]);
+      if (columns_of(shown) > screen_.columns) shown = clip(shown, screen_.columns - 4) + " ...";
+      bottom.emplace_back().add(shown, Style::kDim);
+    }
     return bottom;
   }
 
@@ -213,6 +216,7 @@ class View {
     const int left = room - chart - 1;
     const bool with_classes = K > 0 && left >= std::min(class_rows, kFewestClassRows);
     if (!with_classes) chart = std::min(room, 12);
+    if (scored_.size() < 2) chart = std::min(chart, 5);  // points, no curves yet
     if (chart >= 4) charts(chart);
     if (with_classes) classes(across, left);
   }
@@ -297,7 +301,7 @@ class View {
     const int width = screen_.columns / across;
     Line& header = line();
     for (int i = 0; i < std::min<int>(across, static_cast<int>(K)); ++i) {
-      header.fill_to(i * width).add("class", Style::kDim);
+      header.fill_to(i * width).add(width - 22 > 18 ? "class (* is rare)" : "class", Style::kDim);
       header.fill_to(i * width + width - 2 - 20).add("  IoU  label   pred.", Style::kDim);
     }
     const size_t per_column =
