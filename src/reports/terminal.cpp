@@ -30,7 +30,8 @@ std::string table_of(const Scores& s, const PseudoScores* pseudo, const std::vec
                                  Column{"recall", &pseudo->recall}})
       if (column.values->size() == K) columns.push_back(column);
   }
-  std::string text = format("  %-16s %6s %9s %12s %17s", "class, percent", "IoU", "accuracy", "label share", "prediction share");
+  std::string text =
+      format("  %-16s %6s %9s %12s %17s", "class, percent", "IoU", "accuracy", "label share", "prediction share");
   for (const Column& column : columns) text += format("  %8s", column.title);
   for (size_t c = 0; c < K; ++c) {
     text += format("\n  %-16s %6s %9s %12.2f %17.2f", class_names[c].c_str(), percent(s.iou[c]).c_str(),
