@@ -12,7 +12,8 @@ namespace semiseg {
 namespace {
 
 EpochScores scores_in(const EpochRecord& record) {
-  return {record.epoch, record.val->miou, record.val->mean_class_accuracy, record.val->pixel_accuracy, rare_iou(*record.val)};
+  const Scores& s = *record.val;
+  return {record.epoch, s.miou, s.mean_class_accuracy, s.pixel_accuracy, rare_iou(s), s.iou, classes_by_rarity(s)};
 }
 
 }  // namespace

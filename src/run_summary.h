@@ -14,6 +14,8 @@ struct EpochScores {
   int64_t epoch = 0;
   double miou = 0, mean_class_accuracy = 0, pixel_accuracy = 0;
   MaybeFraction rare_iou;
+  std::vector<MaybeFraction> iou;   // [K], or empty
+  std::vector<size_t> from_rarest;  // classes with labelled pixels, by these
 };
 
 struct RunSummary {

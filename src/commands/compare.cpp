@@ -44,6 +44,13 @@ std::string classes_of(const RunRecord& run) {
   return names;
 }
 
+// Those of the first run that has them.
+std::vector<std::string> class_names_of(const std::vector<RunRecord>& runs) {
+  for (const RunRecord& run : runs)
+    if (!run.classes.names.empty()) return run.classes.names;
+  return {};
+}
+
 size_t class_count(const RunRecord& run) {
   for (const EpochRecord& record : run.history)
     if (record.val && !record.val->iou.empty()) return record.val->iou.size();
@@ -106,6 +113,23 @@ Table score_table(const std::vector<RunSummary>& summaries) {
   add("epochs", texts([](const RunSummary& s) { return str(s.epochs, s.total_epochs ? str("/", *s.total_epochs) : ""); }));
   add("time", texts([](const RunSummary& s) { return duration(s.seconds); }));
   add("state", texts([](const RunSummary& s) { return s.state; }));
+  return table;
+}
+
+// IoU of each class at the run's best mIoU, rare classes first.
+Table class_table(const std::vector<RunSummary>& summaries, const std::vector<std::string>& class_names) {
+  Table table{{"IoU, rarest class first"}};
+  std::vector<size_t> classes;
+  for (const RunSummary& s : summaries) {
+    table[0].push_back(s.name + " ");
+    if (classes.empty() && s.best) classes = s.best->from_rarest;
+  }
+  for (const size_t c : classes) {
+    std::vector<MaybeFraction> values;
+    for (const RunSummary& s : summaries) values.push_back(s.best && c < s.best->iou.size() ? s.best->iou[c] : std::nullopt);
+    table.push_back({c < class_names.size() ? class_names[c] : str("class ", c)});
+    for (const std::string& cell : scores(values)) table.back().push_back(cell);
+  }
   return table;
 }
 
@@ -174,13 +198,17 @@ Json json_of(const std::vector<RunRecord>& runs, const std::vector<RunSummary>& 
   Json entries = Json::array();
   for (size_t r = 0; r < runs.size(); ++r) {
     const RunSummary& s = summaries[r];
-    const auto point = [](const std::optional<EpochScores>& scores) -> Json {
+    const auto point = [&](const std::optional<EpochScores>& scores) -> Json {
       if (!scores) return nullptr;
+      Json iou = Json::object();
+      for (size_t c = 0; c < std::min(scores->iou.size(), runs[r].classes.names.size()); ++c)
+        iou[runs[r].classes.names[c]] = scores->iou[c] ? Json(*scores->iou[c]) : Json(nullptr);
       return {{"epoch", scores->epoch},
               {"miou", scores->miou},
               {"mean_class_accuracy", scores->mean_class_accuracy},
               {"pixel_accuracy", scores->pixel_accuracy},
-              {"rare_iou", scores->rare_iou ? Json(*scores->rare_iou) : Json(nullptr)}};
+              {"rare_iou", scores->rare_iou ? Json(*scores->rare_iou) : Json(nullptr)},
+              {"iou", iou}};
     };
     entries.push_back({{"run", runs[r].dir},
                        {"best", point(s.best)},
@@ -206,6 +234,10 @@ int run(const Arguments& arguments) {
   std::printf(
       "\nPercent; accuracies and rare IoU (mean over the third of the classes with the fewest labelled pixels) at the best "
       "mIoU.\n\n");
+  if (const Table classes = class_table(summaries, class_names_of(runs)); classes.size() > 1) {
+    print(classes);
+    std::printf("\n");
+  }
   if (const auto groups = repetitions(runs); !groups.empty()) {
     print(repetitions_table(groups, summaries));
     std::printf("\n");

@@ -54,6 +54,8 @@ TEST_F(Reports, TrainingWritesThePageAndReportWritesItAnew) {
   EXPECT_EQ(data_of("compare.html")["runs"][1]["name"], "other");
   const auto json = nlohmann::json::parse(read_file(dir_ + "/compare.json"));
   EXPECT_EQ(json["runs"][0]["last"]["miou"], metrics("runs/tiny")[1]["val"]["miou"]);
+  EXPECT_EQ(json["runs"][0]["last"]["iou"]["sky"], metrics("runs/tiny")[1]["val"]["iou"][10]);
+  EXPECT_NE(compare.output.find("\nsky "), std::string::npos) << compare.output;
 
   // A run on other classes.
   make_folders(dir_ + "/runs/five");
