@@ -411,8 +411,8 @@ std::optional<Alarm> pseudo_vanished(const std::vector<EpochRecord>& history, co
   for (size_t i = 0; i < gone.classes.size(); ++i) {
     const size_t c = gone.classes[i];
     if (c < accepted.size())
-      gone.parts[i] += accepted[c] ? str("; ", percent(*accepted[c]), " of what is predicted as it is accepted")
-                                   : std::string("; never predicted on unlabelled images");
+      gone.parts[i] += accepted[c] ? str("; ", percent(*accepted[c]), " of its predictions accepted")
+                                   : std::string("; never predicted there");
     gone.parts[i] += ")";
   }
   return Alarm{"pseudo_vanished",

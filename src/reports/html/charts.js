@@ -57,6 +57,11 @@ function duration(seconds) {
 // "2026-11-24T16:50:01Z" for people.
 const dateText = (date) => date.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?Z$/, "$1 $2 UTC");
 
+// A sentence of the log: `commands` as code, arrows as such.
+function worded(text) {
+  return text.replaceAll(" -> ", " → ").split("`").map((part, i) => (i % 2 ? html("code", {}, part) : part));
+}
+
 function plural(count, word) {
   return `${count} ${word}${count === 1 ? "" : "s"}`;
 }

@@ -94,7 +94,7 @@ function alarm({ kind, message, spans, lasts }) {
     lasts ? "warning" : "",
     html("h3", {}, ALARMS[kind] ?? kind),
     html("div", { class: "when" }, when + (before ? `; before that in ${before}` : "")),
-    html("p", {}, message),
+    html("p", {}, ...worded(message)),
     kind === "no_labelled_pixel" ? null : spanStrip(spans),
   );
 }
@@ -113,7 +113,7 @@ function alarms() {
 function diagnosis() {
   const { findings, settings } = run.diagnosis;
   if (findings.length === 0) return null;
-  const parts = [html("ul", { class: "plain" }, findings.map((text) => html("li", {}, text)))];
+  const parts = [html("ul", { class: "plain" }, findings.map((text) => html("li", {}, ...worded(text))))];
   if (settings.length > 0) {
     parts.push(html("h3", {}, "What to set"));
     parts.push(
