@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "models/layers.h"
+#include "models/resampling.h"
 #include "semiseg/error.h"
 #include "semiseg/model.h"
 
@@ -104,8 +105,7 @@ class DeepLabV3Plus : public Decoder {
 
   Tensor forward(const std::vector<Tensor>& features) override {
     const Tensor skip = block1_->forward(features[0]);  // [B, 48, h, w] at stride 4
-    const Tensor coarse =
-        at::upsample_bilinear2d(aspp_->forward(features[3]), {skip.size(2), skip.size(3)}, /*align_corners=*/true);
+    const Tensor coarse = enlarge_bilinear(aspp_->forward(features[3]), skip.size(2), skip.size(3));
     return block2_->forward(at::cat({coarse, skip}, /*dim=*/1));
   }
 

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "models/layers.h"
+#include "models/resampling.h"
 #include "semiseg/error.h"
 #include "semiseg/model.h"
 
@@ -64,7 +65,7 @@ class SegmentationBlock : public torch::nn::Module {
   Tensor forward(Tensor x, at::TensorList finer) {
     for (size_t i = 0; i < convolutions_.size(); ++i) {
       x = convolutions_[i]->forward(x);
-      if (i < finer.size()) x = at::upsample_bilinear2d(x, {finer[i].size(2), finer[i].size(3)}, /*align_corners=*/true);
+      if (i < finer.size()) x = enlarge_bilinear(x, finer[i].size(2), finer[i].size(3));
     }
     return x;
   }

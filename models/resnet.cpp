@@ -11,6 +11,7 @@
 #include <string>
 
 #include "models/layers.h"
+#include "models/resampling.h"
 #include "semiseg/model.h"
 
 namespace semiseg {
@@ -132,7 +133,7 @@ class ResNet : public Backbone {
 
   std::vector<Tensor> forward(Tensor image_BCHW) override {
     Tensor x = bn1_->forward(conv1_->forward(image_BCHW));
-    x = at::max_pool2d(at::relu_(x), /*kernel_size=*/3, /*stride=*/2, /*padding=*/1);
+    x = max_pool_3x3(at::relu_(x));
     std::vector<Tensor> features;
     for (const auto& layer : layers_) {
       x = layer->forward(x);

@@ -15,9 +15,7 @@ torch::Device resolve_device(const std::string& name);
 // Whether to compute in bfloat16 (autocast). "auto" says yes on CUDA and on CPUs with bfloat16 instructions (AVX512-BF16, AMX).
 bool resolve_bf16(const std::string& precision, torch::Device device);
 
-// Asks for kernels that give the same result each time. On CUDA some have no such form here (the gradients of bilinear
-// upsampling and of pooling): the log says that a resumed run is then close, not bit-equal. The CPU's kernels all are
-// deterministic.
+// Asks for kernels that give the same result each time; PyTorch warns of one that has no such form. The CPU's all are so.
 void prefer_deterministic_kernels(bool on, torch::Device device);
 
 // Autocast to bfloat16 for a scope; weights stay float32. The cache of cast weights is dropped at the end of the scope, so it

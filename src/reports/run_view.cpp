@@ -301,7 +301,7 @@ class View {
     const int width = screen_.columns / across;
     Line& header = line();
     for (int i = 0; i < std::min<int>(across, static_cast<int>(K)); ++i) {
-      header.fill_to(i * width).add(width - 22 > 18 ? "class (* is rare)" : "class", Style::kDim);
+      header.fill_to(i * width).add(width - 22 >= 18 ? "class (* is rare)" : "class", Style::kDim);
       header.fill_to(i * width + width - 2 - 20).add("  IoU  label   pred.", Style::kDim);
     }
     const size_t per_column =

@@ -249,9 +249,8 @@ TEST(PseudoVanished, AgainstTheLabelledShare) {
   const Alarm alarm = only(history, context);
   EXPECT_EQ(alarm.kind, "pseudo_vanished");
   EXPECT_EQ(alarm.classes, std::vector<std::string>{"pole"});
-  EXPECT_HAS(
-      alarm.message,
-      "pole (labelled 3.00 %, pseudo-labels 0.00 %, was 2.00 % in epoch 1; 50.00 % of its predictions accepted)");
+  EXPECT_HAS(alarm.message,
+             "pole (labelled 3.00 %, pseudo-labels 0.00 %, was 2.00 % in epoch 1; 50.00 % of its predictions accepted)");
   EXPECT_HAS(alarm.message, "set semi.threshold='{kind: class_adaptive}' (now 0.95)");
   EXPECT_TRUE(kinds({pseudo(1, .5, {1, 0}), pseudo(2, .5, {1, 0})}, context).empty());  // the first epochs
   Config burning = config;

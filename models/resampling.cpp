@@ -1,0 +1,94 @@
+#include "models/resampling.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace semiseg {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+bool must_gather(const Tensor& x) { return x.is_cuda() && at::globalContext().deterministicAlgorithms(); }
+
+constexpr int64_t kSide = 3, kStride = 2, kPadding = 1;
+
+class MaxPool : public Function<MaxPool> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& x_BCHW) {
+    const auto [largest_BChw, place_BChw] = at::max_pool2d_with_indices(x_BCHW, kSide, kStride, kPadding);
+    context->save_for_backward({place_BChw});
+    context->saved_data["H"] = x_BCHW.size(2);
+    context->saved_data["W"] = x_BCHW.size(3);
+    context->mark_non_differentiable({place_BChw});
+    return largest_BChw;
+  }
+
+  // Windows that take the same one of their nine places never meet, so nine additions of strided slices make the sum.
+  static variable_list backward(AutogradContext* context, const variable_list& above) {
+    const auto place_BChw = context->get_saved_variables()[0];
+    const auto& gradient_BChw = above[0];
+    const int64_t H = context->saved_data["H"].toInt(), W = context->saved_data["W"].toInt();
+    const int64_t h = gradient_BChw.size(2), w = gradient_BChw.size(3);
+    const auto zero = at::zeros({}, gradient_BChw.options().dtype(at::kFloat));
+    const auto index = place_BChw.options();
+    const auto top_h1 = at::arange(h, index).mul(kStride).sub(kPadding).unsqueeze(1),
+               left_w = at::arange(w, index).mul(kStride).sub(kPadding);
+    const auto padded =
+        at::empty({gradient_BChw.size(0), gradient_BChw.size(1), kStride * h + kPadding, kStride * w + kPadding},
+                  zero.options(), gradient_BChw.suggest_memory_format())
+            .zero_();
+    for (int64_t row = 0; row < kSide; ++row)
+      for (int64_t column = 0; column < kSide; ++column) {
+        const auto from_here = place_BChw == (top_h1 + row) * W + (left_w + column);
+        padded.slice(2, row, row + kStride * h, kStride)
+            .slice(3, column, column + kStride * w, kStride)
+            .add_(at::where(from_here, gradient_BChw, zero));
+      }
+    return {padded.narrow(2, kPadding, H).narrow(3, kPadding, W).to(gradient_BChw.scalar_type())};
+  }
+};
+
+// How much sample i of `to` takes of sample j of `from`, aligned at both ends: [to, from].
+Tensor shares(int64_t from, int64_t to, const at::TensorOptions& options) {
+  const double scale = to > 1 ? static_cast<double>(from - 1) / static_cast<double>(to - 1) : 0;
+  const auto at_to1 = at::arange(to, options).mul(scale).unsqueeze(1);
+  return (1 - (at_to1 - at::arange(from, options)).abs()).clamp_min(0);
+}
+
+class Enlargement : public Function<Enlargement> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& x_BChw, int64_t H, int64_t W) {
+    context->saved_data["h"] = x_BChw.size(2);
+    context->saved_data["w"] = x_BChw.size(3);
+    context->saved_data["type"] = static_cast<int64_t>(x_BChw.scalar_type());
+    return at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true);
+  }
+
+  // Enlarging is linear along each side, and so is its gradient: two products of matrices.
+  static variable_list backward(AutogradContext* context, const variable_list& above) {
+    const auto gradient_BCHW = above[0].to(at::kFloat);
+    const int64_t h = context->saved_data["h"].toInt(), w = context->saved_data["w"].toInt();
+    const auto along_w = at::matmul(gradient_BCHW, shares(w, gradient_BCHW.size(3), gradient_BCHW.options()));
+    const auto along_both = at::matmul(shares(h, gradient_BCHW.size(2), gradient_BCHW.options()).t(), along_w);
+    return {along_both.to(static_cast<at::ScalarType>(context->saved_data["type"].toInt())), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor gathering::max_pool_3x3(const Tensor& x_BCHW) { return MaxPool::apply(x_BCHW); }
+
+Tensor gathering::enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W) { return Enlargement::apply(x_BChw, H, W); }
+
+Tensor max_pool_3x3(const Tensor& x_BCHW) {
+  return must_gather(x_BCHW) ? gathering::max_pool_3x3(x_BCHW) : at::max_pool2d(x_BCHW, kSide, kStride, kPadding);
+}
+
+Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W) {
+  return must_gather(x_BChw) ? gathering::enlarge_bilinear(x_BChw, H, W)
+                             : at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true);
+}
+
+}  // namespace semiseg

@@ -1,0 +1,167 @@
+// What needs a GPU: skipped, and said so, where there is none. `semiseg_tests --gtest_filter='Cuda*'` is all of it.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/cuda.h>
+
+#include "run/program.h"
+#include "semiseg/config.h"
+#include "semiseg/device.h"
+#include "semiseg/error.h"
+#include "semiseg/model.h"
+#include "semiseg/ops.h"
+#include "unit/ops_cases.h"
+
+namespace semiseg {
+namespace {
+
+#define REQUIRE_GPU() \
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "there is no CUDA device here"
+
+class CudaOps : public testing::Test {
+ protected:
+  ~CudaOps() override { use_fused_ops(true); }
+
+  // What `operation` gives in the fused form and in the plain one, both on the GPU.
+  template <class Operation>
+  static auto both(const Operation& operation) {
+    use_fused_ops(true);
+    const auto fused = operation();
+    use_fused_ops(false);
+    return std::pair(fused, operation());
+  }
+};
+
+const UpsamplingCase kSizes[] = {{"four times", 24, 40, 96, 160}, {"not whole", 17, 23, 64, 91}, {"one to one", 33, 20, 33, 20},
+                                 {"smaller", 40, 31, 15, 12},     {"one row", 1, 9, 7, 33},      {"one sample", 1, 1, 9, 8}};
+
+TEST_F(CudaOps, CrossEntropyAndItsGradientAreThePlainOnes) {
+  REQUIRE_GPU();
+  for (const UpsamplingCase& size : kSizes)
+    for (const int64_t K : {6, 19, 27, 150})
+      for (const auto& [type, tolerance] :
+           {std::pair(at::kFloat, 2e-5), std::pair(at::kHalf, 2e-3), std::pair(at::kBFloat16, 1e-2)})
+        for (const bool channels_last : {false, true}) {
+          const std::string what =
+              str(size.what, ", ", K, " classes, ", at::toString(type), channels_last ? ", channels last" : "");
+          auto logits_BKhw = waves({2, K, size.h, size.w}).cuda().to(type);
+          if (channels_last) logits_BKhw = logits_BKhw.contiguous(at::MemoryFormat::ChannelsLast);
+          const auto label_BHW = labels_of(2, size.H, size.W, K).cuda();
+          CrossEntropyOptions options;
+          options.weight_K = at::arange(1, K + 1, at::kFloat).cuda() / 7;
+          options.pixel_weight_BHW = waves({2, size.H, size.W}).cuda() > 0;
+          if (channels_last) options.align_corners = false, options.label_smoothing = 0.1;
+          const auto [fused, plain] = both([&] {
+            const auto leaf = logits_BKhw.detach().clone().requires_grad_();
+            const auto sums = upsample_cross_entropy(leaf, label_BHW, options);
+            sums.loss.backward();
+            return std::vector<Tensor>{sums.loss.detach(), sums.weight, leaf.grad()};
+          });
+          expect_close(fused[0].cpu(), plain[0].cpu(), 1e-4, what);
+          expect_close(fused[1].cpu(), plain[1].cpu(), 1e-4, what);
+          expect_close(fused[2].cpu(), plain[2].cpu(), tolerance, what);
+        }
+}
+
+TEST_F(CudaOps, WhatIsReadOffThePixelsIsThePlainOne) {
+  REQUIRE_GPU();
+  for (const UpsamplingCase& size : kSizes)
+    for (const int64_t K : {6, 19, 150})
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        const std::string what = str(size.what, ", ", K, " classes, ", at::toString(type));
+        const auto logits_BKhw = waves({2, K, size.h, size.w}).cuda().to(type);
+        const auto label_BHW = labels_of(2, size.H, size.W, K).cuda();
+        const Upsampling to{.H = size.H, .W = size.W};
+        const auto [fused, plain] = both([&] {
+          const Prediction prediction = upsample_predict(logits_BKhw, to);
+          auto counts_KK = at::zeros({K, K}, label_BHW.options());
+          upsample_confusion(logits_BKhw, label_BHW, to, counts_KK, /*want_prediction=*/false);
+          const auto sum_BKHW = at::zeros({2, K, size.H, size.W}, logits_BKhw.options().dtype(at::kFloat));
+          upsample_add_softmax(logits_BKhw, to, sum_BKHW);
+          return std::vector<Tensor>{prediction.class_BHW, prediction.confidence_BHW, counts_KK,
+                                     upsample_label_probability(logits_BKhw, label_BHW), sum_BKHW};
+        });
+        // In bfloat16 two of many classes may be as likely as each other but for rounding.
+        const auto differing = (fused[0] != plain[0]).sum().item<int64_t>();
+        EXPECT_LE(differing, type == at::kFloat ? 0 : 1 + size.H * size.W / 1000) << what;
+        EXPECT_LE((fused[2] - plain[2]).abs().sum().item<int64_t>(), 2 * differing) << what;
+        for (const size_t i : {1, 3, 4}) expect_close(fused[i].cpu(), plain[i].cpu(), 2e-5, what);
+      }
+}
+
+TEST_F(CudaOps, CountsOfAClassThatFillsTheImageAreWhole) {
+  REQUIRE_GPU();
+  const auto logits_BKhw = at::zeros({1, 19, 256, 512}).cuda();
+  logits_BKhw.select(1, 3).fill_(1);
+  const auto label_BHW = at::full({1, 1024, 2048}, 7, at::kLong).cuda();
+  auto counts_KK = at::zeros({19, 19}, label_BHW.options());
+  upsample_confusion(logits_BKhw, label_BHW, {.H = 1024, .W = 2048}, counts_KK, false);
+  EXPECT_EQ(counts_KK[7][3].item<int64_t>(), 1024 * 2048);
+  EXPECT_EQ(counts_KK.sum().item<int64_t>(), 1024 * 2048);
+}
+
+TEST(CudaNetwork, ForwardPassIsTheCpus) {
+  REQUIRE_GPU();
+  at::globalContext().setAllowTF32CuDNN(false);
+  for (const char* decoder : {"fpn", "deeplabv3plus"}) {
+    ModelConfig config;
+    config.backbone = "resnet18";
+    config.decoder = decoder;
+    if (config.decoder == "deeplabv3plus") config.output_stride = 16;
+    const auto network = make_segmenter(config, 19, /*seed=*/1);
+    network->eval();
+    at::NoGradGuard no_grad;
+    const auto image_N3HW = waves({2, 3, 64, 96}, 1);
+    const auto wanted = network->forward(image_N3HW);
+    move_module(*network, at::kCUDA);
+    expect_close(network->forward(image_N3HW.cuda()).cpu(), wanted, 1e-4, decoder);
+  }
+  at::globalContext().setAllowTF32CuDNN(true);
+}
+
+class CudaRun : public ProgramTest {
+ protected:
+  CudaRun()
+      : ProgramTest(R"(seed: 5
+data: {format: synthetic, size: [64, 128], counts: [8, 8, 4], crop: 64}
+model: {backbone: resnet18}
+semi: {method: fixmatch, threshold: 0.2}
+optim: {lr: 0.001, batch_labeled: 2, batch_unlabeled: 2, epochs: 2}
+checkpoint: {every_steps: 2}
+run: {precision: fp32}
+)") {}
+};
+
+TEST_F(CudaRun, LearnsAsOnTheCpu) {
+  REQUIRE_GPU();
+  for (const char* device : {"cpu", "cuda"}) {
+    const Outcome outcome = semiseg(str("train tiny.yaml run.device=", device, " run.name=", device));
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+  }
+  const auto cpu = metrics("runs/cpu"), cuda = metrics("runs/cuda");
+  ASSERT_EQ(cpu.size(), cuda.size());
+  for (size_t e = 0; e < cpu.size(); ++e)
+    EXPECT_NEAR(cuda[e]["train"]["loss_supervised"].get<double>(), cpu[e]["train"]["loss_supervised"].get<double>(),
+                0.02 * cpu[e]["train"]["loss_supervised"].get<double>());
+}
+
+// Stopped within an epoch and gone on with, in both precisions.
+TEST_F(CudaRun, ResumesToTheBit) {
+  REQUIRE_GPU();
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const std::string settings = " run.device=cuda run.deterministic=true run.precision=" + precision;
+    const Outcome whole = semiseg("train tiny.yaml run.name=whole-" + precision + settings);
+    ASSERT_EQ(whole.code, 0) << whole.output;
+    const Outcome part = semiseg("train tiny.yaml run.name=part-" + precision + settings);
+    ASSERT_EQ(part.code, 0) << part.output;
+    // Back to the checkpoint of step 6, within the second epoch.
+    for (const char* newer : {"last", "best", "step_00000008"})
+      std::filesystem::remove(dir_ + "/runs/part-" + precision + "/checkpoints/" + newer + ".safetensors");
+    const Outcome resumed = semiseg("train --resume runs/part-" + precision);
+    ASSERT_EQ(resumed.code, 0) << resumed.output;
+    expect_equal(tensors("runs/whole-" + precision + "/checkpoints/last.safetensors"),
+                 tensors("runs/part-" + precision + "/checkpoints/last.safetensors"));
+  }
+}
+
+}  // namespace
+}  // namespace semiseg
