@@ -100,6 +100,7 @@ class Fpn : public Decoder {
   }
 
   int64_t channels() const override { return kSegmentationChannels; }
+  bool takes_images_apart() const override { return true; }
 
  private:
   std::shared_ptr<Conv2d> p5_;

@@ -46,16 +46,17 @@ void prefer_deterministic_kernels(bool on, torch::Device device) {
   if (on) ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/false);  // what cuBLAS needs for it
 }
 
-Autocast::Autocast(torch::Device device, bool on) : device_(device), on_(on) {
-  if (!on_) return;
-  at::autocast::set_autocast_dtype(device_.type(), at::kBFloat16);
-  at::autocast::set_autocast_enabled(device_.type(), true);
+Autocast::Autocast(torch::Device device, bool on)
+    : device_(device), on_(on), was_on_(at::autocast::is_autocast_enabled(device.type())) {
+  if (on_ == was_on_) return;
+  if (on_) at::autocast::set_autocast_dtype(device_.type(), at::kBFloat16);
+  at::autocast::set_autocast_enabled(device_.type(), on_);
 }
 
 Autocast::~Autocast() {
-  if (!on_) return;
-  at::autocast::set_autocast_enabled(device_.type(), false);
-  at::autocast::clear_cache();
+  if (on_ == was_on_) return;
+  at::autocast::set_autocast_enabled(device_.type(), was_on_);
+  if (!was_on_) at::autocast::clear_cache();
 }
 
 void move_module(torch::nn::Module& module, torch::Device device) {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <numeric>
 
 #include "datasets/parallel.h"
+#include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
 #include "semiseg/weights.h"
@@ -146,6 +148,11 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
                           config.seed};
   const auto method = methods().at(config.semi.method)(config.semi, parts);
   move_module(*method, device);
+  method->learn_early([device, accumulate = config.optim.accumulate](const Tensor& part_of_loss) {
+    RECORD_USER_SCOPE(kEarlyBackwardScope);
+    const Autocast none(device, false);
+    (part_of_loss / accumulate).backward();
+  });
   return method;
 }
 

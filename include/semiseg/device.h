@@ -18,8 +18,8 @@ bool resolve_bf16(const std::string& precision, torch::Device device);
 // Asks for kernels that give the same result each time; PyTorch warns of one that has no such form. The CPU's all are so.
 void prefer_deterministic_kernels(bool on, torch::Device device);
 
-// Autocast to bfloat16 for a scope; weights stay float32. The cache of cast weights is dropped at the end of the scope, so it
-// never outlives an update of the weights.
+// Autocast to bfloat16 for a scope, or none (`on` false) within one that has it; weights stay float32. The cache of cast
+// weights is dropped at the end of the scope, so it never outlives an update of the weights.
 class Autocast {
  public:
   Autocast(torch::Device device, bool on);
@@ -29,7 +29,7 @@ class Autocast {
 
  private:
   torch::Device device_;
-  bool on_;
+  bool on_, was_on_;
 };
 
 // Moves a module's tensors to the device, convolution weights to channels-last.

@@ -28,7 +28,8 @@ struct AcceptedLabels {
 class Method : public torch::nn::Module {
  public:
   virtual BatchNeeds needs() const = 0;
-  // Loss of one micro-batch. Never reads a value back from the device.
+  // Loss of one micro-batch. Never reads a value back from the device. Its graph is that of the whole loss, or of what
+  // learn_early has left of it.
   virtual StepOutput step(const TrainBatch& batch, const Progress& progress) = 0;
   // After the optimizer's update, without gradient: EMA.
   virtual void after_update(const Progress&) {}
@@ -43,6 +44,22 @@ class Method : public torch::nn::Module {
   virtual std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch&, const Progress&) { return std::nullopt; }
   // At the end of each epoch, after its evaluation: `miou` is nothing where there was none. Methods that keep past models.
   virtual void end_epoch(const Progress&, std::optional<double> /*miou*/) {}
+
+  // From here on step() hands parts of the loss to `learn`, which takes their gradients, as soon as nothing else is to be
+  // computed from their graph: what it holds, most of the memory that training takes, is then free for the rest of the step. A
+  // null function ends this.
+  void learn_early(std::function<void(const Tensor& part)> learn) { learn_ = std::move(learn); }
+
+ protected:
+  // For step(): a part of the loss whose graph nothing else needs; its value alone where it has been learned from.
+  Tensor learned(const Tensor& part) {
+    if (!learn_) return part;
+    learn_(part);
+    return part.detach();
+  }
+
+ private:
+  std::function<void(const Tensor&)> learn_;
 };
 
 struct MethodParts {

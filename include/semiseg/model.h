@@ -27,6 +27,8 @@ class Decoder : public torch::nn::Module {
   // features of Backbone::forward -> [B, channels(), h, w] at stride 4.
   virtual Tensor forward(const std::vector<Tensor>& features) = 0;
   virtual int64_t channels() const = 0;
+  // Whether an image's output does not depend on the others of its batch, in training too: there is no batch normalisation.
+  virtual bool takes_images_apart() const { return false; }
 };
 
 Registry<std::shared_ptr<Backbone>(const ModelConfig&)>& backbones();
@@ -49,6 +51,8 @@ class Segmenter : public torch::nn::Module {
   Tensor decode_features(const std::vector<Tensor>& features);
   Tensor classify(const Tensor& x_BChw);
   int64_t decoder_channels() const { return decoder_->channels(); }
+  // Whether images may be decoded in one pass or in several, to the same end.
+  bool decodes_images_apart() const { return decoder_->takes_images_apart(); }
   Tensor forward(const Tensor& image_BCHW) { return decode(encode(image_BCHW)); }
 
   int64_t num_classes() const { return num_classes_; }

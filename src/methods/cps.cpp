@@ -47,7 +47,8 @@ class CrossPseudoSupervision : public Method {
       for (size_t i = 0; i < 2; ++i) labels[i] = paste(mask_BHW, others[i], labels[i]);
     }
 
-    Tensor supervised, unsupervised;
+    const double weight = unsupervised_weight(config_, progress);
+    Tensor supervised, unsupervised, loss;
     for (size_t i = 0; i < 2; ++i) {
       const Branch &self = branches_[i], &other = branches_[1 - i];
       const auto& of_other = labels[1 - i];
@@ -56,14 +57,13 @@ class CrossPseudoSupervision : public Method {
       const auto l_x = loss_(labeled_BKhw, batch.labeled.label_BHW);
       const auto l_u =
           pseudo_label_loss(mixed_BKhw, of_other, other.labeler->accept(of_other), weight_K_, config_.normalize == "accepted");
-      supervised = i == 0 ? l_x : supervised + l_x;
-      unsupervised = i == 0 ? l_u : unsupervised + l_u;
+      const auto of_network = learned(l_x + weight * l_u);
+      loss = i == 0 ? of_network : loss + of_network;
+      supervised = i == 0 ? l_x.detach() : supervised + l_x.detach();
+      unsupervised = i == 0 ? l_u.detach() : unsupervised + l_u.detach();
     }
 
-    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
+    StepOutput out{loss, {{"loss_supervised", supervised}, {"loss_unsupervised", unsupervised}}, {}, {}};
     count_pseudo_labels(unmixed[0], branches_[0].labeler->accept(unmixed[0]), num_classes_, &out);
     return out;
   }

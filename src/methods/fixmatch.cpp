@@ -1,7 +1,6 @@
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
-#include "models/layers.h"
 #include "semiseg/pseudo_label.h"
 
 namespace semiseg {
@@ -16,8 +15,9 @@ namespace {
 //   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
 // With another teacher than the student both predictions come from it, in eval mode. The published step decodes the labelled
-// images' dropped features too and throws the result away; here only the unlabelled ones are decoded, which is the same for
-// FPN; the batch normalisation in DeepLabV3+'s decoder then does not see the former.
+// images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views' logits; here
+// only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in DeepLabV3+'s decoder does
+// not see the labelled images' dropped features then.
 class WeakToStrong : public Method {
  public:
   WeakToStrong(const SemiConfig& config, const MethodParts& parts)
@@ -44,21 +44,28 @@ class WeakToStrong : public Method {
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
-    const int64_t labeled = image_BCHW.size(0), B = unlabeled.weak_BCHW.size(0);
+    const int64_t B = unlabeled.weak_BCHW.size(0);
 
     Tensor mix_BKhw;
     if (needs().mix) mix_BKhw = teacher_.predict(batch.mix.weak_BCHW, progress);
 
-    // Labelled images, weak views where the student predicts them, and their dropped features, decoded together.
+    // Labelled images, weak views where the student predicts them, and their dropped features.
     const bool weak_pass = teacher_.is_student() || dropout_;
-    auto features = student_->encode(weak_pass ? at::cat({image_BCHW, unlabeled.weak_BCHW}) : image_BCHW);
-    if (dropout_)
-      for (auto& feature : features) feature = at::cat({feature, dropout_->forward(feature.narrow(0, labeled, B))});
-    const auto logits_BKhw = student_->decode(features);
-    const auto weak_BKhw =
-        teacher_.is_student() ? logits_BKhw.narrow(0, labeled, B).detach() : teacher_.predict(unlabeled.weak_BCHW, progress);
+    const auto pass = first_pass(*student_, image_BCHW, weak_pass ? unlabeled.weak_BCHW : Tensor(), dropout_.get());
+    const auto labels =
+        labeler_->observe(teacher_.is_student() ? pass.weak_BKhw : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
+    const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
+      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
+    };
+    const double weight = unsupervised_weight(config_, progress);
+    const auto supervised = loss_(pass.labeled_BKhw, label_BHW);
+    Tensor dropped, first_part = supervised / 2;
+    if (dropout_) {
+      dropped = loss_of(pass.dropped_BKhw, labels);
+      first_part = first_part + weight * dropped / 4;
+    }
+    first_part = learned(first_part);  // and its graph is gone before the strong views' begins
 
-    const auto labels = labeler_->observe(weak_BKhw, unlabeled);
     std::optional<PseudoLabels> mix;
     if (mix_BKhw.defined()) mix = labeler_->label(mix_BKhw, batch.mix);
 
@@ -73,19 +80,16 @@ class WeakToStrong : public Method {
     }
     const auto strong_BKhw = student_->forward(at::cat(strong));
 
-    const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
-    };
-    const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
     Tensor unsupervised;
     for (size_t view = 0; view < strong.size(); ++view) {
       const auto loss = loss_of(strong_BKhw.narrow(0, static_cast<int64_t>(view) * B, B), strong_labels[view]);
       unsupervised = unsupervised.defined() ? unsupervised + loss : loss;
     }
     unsupervised = unsupervised / static_cast<double>(strong.size());
-    if (dropout_) unsupervised = (unsupervised + loss_of(logits_BKhw.narrow(0, labeled + B, B), labels)) / 2;
+    const auto second_part = weight * unsupervised / (dropout_ ? 4 : 2);
+    if (dropout_) unsupervised = (unsupervised + dropped) / 2;
 
-    StepOutput out{(supervised + unsupervised_weight(config_, progress) * unsupervised) / 2,
+    StepOutput out{first_part + second_part,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};

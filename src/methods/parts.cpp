@@ -53,6 +53,30 @@ void Teacher::end_epoch(const Progress& progress) {
   copy_module(*student_, *history_[(ended - 1) % static_cast<int64_t>(history_.size())]);
 }
 
+FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout) {
+  if (!weak_BCHW.defined()) return {student.forward(labeled_BCHW), {}, {}};
+  const int64_t labeled = labeled_BCHW.size(0), B = weak_BCHW.size(0);
+  auto features = student.encode(at::cat({labeled_BCHW, weak_BCHW}));
+
+  FirstPass pass;
+  if (student.decodes_images_apart()) {
+    at::NoGradGuard no_grad;
+    auto weak_features = features;
+    for (auto& feature : weak_features) feature = feature.narrow(0, labeled, B);
+    pass.weak_BKhw = student.decode(weak_features);
+  }
+  const bool with_weak = !pass.weak_BKhw.defined();
+  for (auto& feature : features) {
+    const auto kept = with_weak ? feature : feature.narrow(0, 0, labeled);
+    feature = dropout ? at::cat({kept, dropout->forward(feature.narrow(0, labeled, B))}) : kept;
+  }
+  const auto logits_BKhw = student.decode(features);
+  pass.labeled_BKhw = logits_BKhw.narrow(0, 0, labeled);
+  if (with_weak) pass.weak_BKhw = logits_BKhw.narrow(0, labeled, B).detach();
+  if (dropout) pass.dropped_BKhw = logits_BKhw.narrow(0, logits_BKhw.size(0) - B, B);
+  return pass;
+}
+
 Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW) {
   at::NoGradGuard no_grad;
   const EvaluationMode evaluating(network);

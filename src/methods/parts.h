@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "models/layers.h"
 #include "semiseg/method.h"
 
 namespace semiseg {
@@ -63,6 +64,16 @@ class Teacher {
 
 // Logits of `image_BCHW` in eval mode and without gradient; the network is left in the mode it was in.
 Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW);
+
+// The student's logits from one pass over labelled images and weak views, which its encoder normalises as one batch.
+struct FirstPass {
+  Tensor labeled_BKhw;
+  Tensor weak_BKhw;     // without gradient
+  Tensor dropped_BKhw;  // of the weak views' features with `dropout`
+};
+// What nobody learns from is decoded without gradient where that makes no difference. weak_BCHW may be undefined; without it,
+// or without a dropout, what would come of them is undefined.
+FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout);
 
 // The class weights of the unsupervised loss, or an undefined tensor (semi.class_weights).
 Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts);

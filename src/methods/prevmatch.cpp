@@ -123,7 +123,7 @@ class PrevMatch : public Method {
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
-    const int64_t labeled = image_BCHW.size(0), B = unlabeled.weak_BCHW.size(0);
+    const int64_t B = unlabeled.weak_BCHW.size(0);
     const bool mixing = config_.mix != "none";
 
     // Labels to mix in, and those of past models, in eval mode.
@@ -132,15 +132,38 @@ class PrevMatch : public Method {
     const auto past_BKhw =
         past_->predict(mixing ? at::cat({unlabeled.weak_BCHW, batch.mix.weak_BCHW}) : unlabeled.weak_BCHW, progress.step);
 
-    // Labelled images, weak views and their dropped features, decoded together.
-    auto features = student_->encode(at::cat({image_BCHW, unlabeled.weak_BCHW}));
-    if (dropout_)
-      for (auto& feature : features) feature = at::cat({feature, dropout_->forward(feature.narrow(0, labeled, B))});
-    const auto logits_BKhw = student_->decode(features);
-    const auto weak_BKhw = logits_BKhw.narrow(0, labeled, B).detach();
-
-    Labels own{labeler_->observe(weak_BKhw, unlabeled), {}};
+    const auto pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
+    Labels own{labeler_->observe(pass.weak_BKhw, unlabeled), {}};
     if (mixing) own.mix = labeler_->label(mix_BKhw, batch.mix);
+
+    // By its own labels and by those of past models: L_u and L_p, each the mean over views, or (that + dropped features) / 2.
+    Labels past{};
+    double r = 0;
+    if (past_BKhw.defined()) {
+      r = past_weight(progress);
+      past.weak = labeler_->label(past_BKhw.narrow(0, 0, B), unlabeled);
+      if (mixing) past.mix = labeler_->label(past_BKhw.narrow(0, B, B), batch.mix);
+    }
+    const auto loss_by_own = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
+      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
+    };
+    const auto loss_by_past = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
+      const auto accepted_BHW =
+          labeler_->accept(of).logical_or((of.confidence_BHW >= kPastConfidence).logical_and(of.valid_BHW));
+      return pseudo_label_loss(student_BKhw, of, accepted_BHW, weight_K_, config_.normalize == "accepted");
+    };
+    const double weight = unsupervised_weight(config_, progress);
+
+    // The first pass' part of the loss.
+    const auto supervised = loss_(pass.labeled_BKhw, label_BHW);
+    auto first_part = supervised / (2 + r);
+    Tensor dropped;
+    if (dropout_) {
+      dropped = loss_by_own(pass.dropped_BKhw, own.weak);
+      if (past_BKhw.defined()) dropped = dropped + r * loss_by_past(pass.dropped_BKhw, past.weak);
+      first_part = first_part + weight * dropped / (2 * (2 + r));
+    }
+    first_part = learned(first_part);
 
     // Strong views, mixed, in one pass.
     std::vector<Tensor> strong = unlabeled.strong_BCHW, mask_BHW;
@@ -149,35 +172,21 @@ class PrevMatch : public Method {
       strong[view] = paste(mask_BHW[view], batch.mix.strong_BCHW[view], strong[view]);
     }
     const auto strong_BKhw = student_->forward(at::cat(strong));
-
-    // L_u or L_p: mean over views, or (that + dropped features) / 2.
-    const auto unsupervised_by = [&](const Labels& labels, const auto& accept) {
-      const auto loss_on = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-        return pseudo_label_loss(student_BKhw, of, accept(of), weight_K_, config_.normalize == "accepted");
+    Tensor unsupervised;
+    for (size_t view = 0; view < strong.size(); ++view) {
+      const auto view_BKhw = strong_BKhw.narrow(0, static_cast<int64_t>(view) * B, B);
+      const auto mixed = [&](const Labels& labels) {
+        return mixing ? paste(mask_BHW[view], *labels.mix, labels.weak) : labels.weak;
       };
-      Tensor sum;
-      for (size_t view = 0; view < strong.size(); ++view) {
-        const auto loss = loss_on(strong_BKhw.narrow(0, static_cast<int64_t>(view) * B, B),
-                                  mixing ? paste(mask_BHW[view], *labels.mix, labels.weak) : labels.weak);
-        sum = sum.defined() ? sum + loss : loss;
-      }
-      const auto mean = sum / static_cast<double>(strong.size());
-      return dropout_ ? (mean + loss_on(logits_BKhw.narrow(0, labeled + B, B), labels.weak)) / 2 : mean;
-    };
-    const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
-    auto unsupervised = unsupervised_by(own, [&](const PseudoLabels& of) { return labeler_->accept(of); });
-    double r = 0;
-    if (past_BKhw.defined()) {
-      r = past_weight(progress);
-      Labels past{labeler_->label(past_BKhw.narrow(0, 0, B), unlabeled), {}};
-      if (mixing) past.mix = labeler_->label(past_BKhw.narrow(0, B, B), batch.mix);
-      unsupervised = unsupervised +
-                     r * unsupervised_by(past, [&](const PseudoLabels& of) {
-                       return labeler_->accept(of).logical_or((of.confidence_BHW >= kPastConfidence).logical_and(of.valid_BHW));
-                     });
+      auto loss = loss_by_own(view_BKhw, mixed(own));
+      if (past_BKhw.defined()) loss = loss + r * loss_by_past(view_BKhw, mixed(past));
+      unsupervised = unsupervised.defined() ? unsupervised + loss : loss;
     }
+    unsupervised = unsupervised / static_cast<double>(strong.size());
+    const auto second_part = weight * unsupervised / ((dropout_ ? 2 : 1) * (2 + r));
+    if (dropout_) unsupervised = (unsupervised + dropped) / 2;
 
-    StepOutput out{(supervised + unsupervised_weight(config_, progress) * unsupervised) / (2 + r),
+    StepOutput out{first_part + second_part,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};

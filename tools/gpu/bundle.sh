@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Packs what tools/gpu/build.sh has built into a folder that runs on a machine without network or root rights, with its own torch:
+# the programs, the libraries that such a machine lacks, presets, and tools/gpu/run.sh.
+#
+#   bash tools/gpu/bundle.sh OUT [--data DIR] [--weights FILE.safetensors]
+#
+# OUT       a folder, made anew; send it as it is, or `tar cJf semiseg-gpu.tar.xz OUT`
+# --data    real images to train on: a folder with images/, labels/ and splits/ as CamVid's (README.md); else drawn scenes alone
+# --weights ImageNet weights; they travel as bfloat16, at half their size
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+
+out=${1:?usage: bash tools/gpu/bundle.sh OUT [--data DIR] [--weights FILE.safetensors]}
+shift
+data= weights=
+while (($#)); do
+  case $1 in
+    --data) data=$2 ;;
+    --weights) weights=$2 ;;
+    *) echo "unknown flag $1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+build=$repository/build-cuda
+[[ -x $build/semiseg && -x $build/semiseg_tests ]] || { echo "bundle: error: build first: bash tools/gpu/build.sh" >&2; exit 1; }
+
+rm -rf "$out"
+mkdir -p "$out"/{bin,lib,tools/check}
+for program in semiseg semiseg_tests bench_ops; do
+  if [[ -x $build/$program ]]; then strip -o "$out/bin/$program" "$build/$program"; fi
+done
+
+# What the programs load, but for the C and C++ runtimes and all that comes with torch and the driver.
+ldd "$out/bin/semiseg" "$out/bin/semiseg_tests" | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
+  grep -Ev '/(torch|nvidia)/|/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libgomp[^/]*|ld-linux[^/]*|libcuda|libcud[^/]*)\.so' |
+  while read -r library; do install -m 644 "$library" "$out/lib/$(basename "$library")"; done
+
+cp -r "$repository/configs" "$out/"
+cp "$repository/tools/gpu/run.sh" "$out/"
+cp "$repository/tools/check/resume.sh" "$out/tools/check/"
+if [[ -n $data ]]; then cp -rL "$data" "$out/data"; fi
+if [[ -n $weights ]]; then
+  "$repository/.venv-cuda/bin/python" - "$weights" "$out/weights.safetensors" <<'PY'
+import json, struct, sys
+import torch
+with open(sys.argv[1], "rb") as file:
+    header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    body = file.read()
+types = {"F32": torch.float32, "I64": torch.int64, "BF16": torch.bfloat16}
+new, data = {}, b""
+for name, entry in header.items():
+    if name == "__metadata__":
+        continue
+    begin, end = entry["data_offsets"]
+    raw = body[begin:end]
+    kind = entry["dtype"]
+    if kind == "F32":
+        raw = torch.frombuffer(bytearray(raw), dtype=types[kind]).to(torch.bfloat16).view(torch.int16).numpy().tobytes()
+        kind = "BF16"
+    new[name] = {"dtype": kind, "shape": entry["shape"], "data_offsets": [len(data), len(data) + len(raw)]}
+    data += raw
+text = json.dumps(new).encode()
+text += b" " * (-len(text) % 8)
+with open(sys.argv[2], "wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text + data)
+PY
+fi
+du -sh "$out" | awk '{print "bundle: " $2 ", " $1}'
