@@ -14,7 +14,8 @@ stamp=.venv/.semiseg-torch     # written once the LibTorch in .venv is whole
 configured=build/setup.configured
 log=build/setup.log
 packages=(g++ cmake ninja-build ccache git python3 libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
-  libopencv-videoio-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libpng-dev libjpeg-dev libdeflate-dev zlib1g-dev libgtest-dev)
+  libopencv-videoio-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libpng-dev libjpeg-dev libdeflate-dev zlib1g-dev libgtest-dev
+  libgoogle-perftools-dev)
 
 mkdir -p build
 : >"$log"
