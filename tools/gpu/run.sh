@@ -70,7 +70,8 @@ part resume bash tools/check/resume.sh 2 configs/synthetic/demo.yaml run.device=
 # Each operation at 512 x 1024 and 1024 x 2048, fused and as torch.nn.functional computes it.
 part ops bash -c 'for size in "4 19 128 256 512 1024" "4 19 256 512 1024 2048"; do
   for operation in loss predict confusion mix; do for type in "" bf16; do for form in "" plain; do
-    echo "$operation $size $type $form: $(bin/bench_ops $operation $size 50 cuda $type $form)"
+    result=$(bin/bench_ops $operation $size 50 cuda $type $form) || exit
+    echo "$operation $size $type $form: $result"
   done; done; done; done'
 for config in synthetic/demo cityscapes/unimatch; do
   real=()
@@ -93,8 +94,11 @@ def read(name):
         return json.loads((out / name).read_text())
     except (OSError, ValueError):
         return None
-gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"], capture_output=True,
-                     text=True).stdout.strip()
+try:
+    gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
+                         capture_output=True, text=True).stdout.strip()
+except OSError:
+    gpu = "unknown: there is no nvidia-smi"
 result = {"version": (out / "version.txt").read_text().strip(), "gpu": gpu, "parts": {}}
 for end in sorted(out.glob("*.end")):
     code, seconds = map(int, end.read_text().split())
