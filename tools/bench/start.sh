@@ -28,7 +28,7 @@ run: {precision: fp32, dir: $work/run}
 YAML
 
 python3 - "$rounds" "$work" "$python" "$batch" "$threads" <<'PY'
-import shutil, statistics, subprocess, sys, time
+import os, shutil, signal, statistics, subprocess, sys, time
 
 rounds, (work, python, batch, threads) = int(sys.argv[1]), sys.argv[2:]
 peer = [python, "tools/bench/unimatch_step.py", "--data", f"{work}/data", "--batch-labeled", batch, "--batch-unlabeled", batch,
@@ -38,12 +38,12 @@ ours = ["build/semiseg", "train", f"{work}/unimatch.yaml"]
 
 def seconds(command, marks):
     elapsed, begin = [], time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         for line in process.stdout:
             if marks[len(elapsed)] in line:
                 elapsed.append(time.perf_counter() - begin)
             if len(elapsed) == len(marks):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its loading processes, too
                 return elapsed
     raise SystemExit(f"{command[0]} ended without a step")
 
