@@ -39,7 +39,7 @@ void update(const Config& config, torch::Device device, const Progress& progress
     }
     {
       RECORD_USER_SCOPE(kBackwardScope);
-      (out.loss / accumulate).backward();
+      if (out.loss.requires_grad()) (out.loss / accumulate).backward();  // else all of it was learned from within the step
     }
     add_to_sums(sums, out);
   }

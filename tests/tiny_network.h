@@ -43,7 +43,7 @@ class TinyBackbone : public Backbone {
 
 class TinyDecoder : public Decoder {
  public:
-  TinyDecoder() {
+  explicit TinyDecoder(bool takes_images_apart = false) : apart_(takes_images_apart) {
     for (size_t i = 0; i < convolutions_.size(); ++i)
       convolutions_[i] =
           register_module("conv" + std::to_string(i),
@@ -60,14 +60,17 @@ class TinyDecoder : public Decoder {
   }
 
   int64_t channels() const override { return 8; }
+  bool takes_images_apart() const override { return apart_; }
 
  private:
+  bool apart_;
   std::array<std::shared_ptr<Conv2d>, 4> convolutions_;
 };
 
 // Its weights are not set yet.
-inline std::shared_ptr<Segmenter> make_tiny_network(int64_t num_classes) {
-  return std::make_shared<Segmenter>(std::make_shared<TinyBackbone>(), std::make_shared<TinyDecoder>(), num_classes);
+inline std::shared_ptr<Segmenter> make_tiny_network(int64_t num_classes, bool decodes_images_apart = false) {
+  return std::make_shared<Segmenter>(std::make_shared<TinyBackbone>(), std::make_shared<TinyDecoder>(decodes_images_apart),
+                                     num_classes);
 }
 
 }  // namespace semiseg

@@ -12,10 +12,10 @@ namespace {
 
 constexpr int64_t K = 3, kSide = 32, kImages = 2;
 
-MethodParts make_parts() {
-  const auto make_network = [](uint32_t purpose) {
+MethodParts make_parts(bool decodes_images_apart = false) {
+  const auto make_network = [=](uint32_t purpose) {
     at::NoGradGuard no_grad;
-    const auto network = make_tiny_network(K);
+    const auto network = make_tiny_network(K, decodes_images_apart);
     for (const auto& item : network->named_parameters()) {
       const Tensor& weight = item.value();
       if (weight.dim() == 4)
@@ -109,7 +109,9 @@ std::string describe(const SemiConfig& c) {
          std::to_string(c.class_weights) + ", normalize " + c.normalize;
 }
 
-std::shared_ptr<Method> make(const SemiConfig& config) { return methods().at(config.method)(config, make_parts()); }
+std::shared_ptr<Method> make(const SemiConfig& config, bool decodes_images_apart = false) {
+  return methods().at(config.method)(config, make_parts(decodes_images_apart));
+}
 
 StepOutput step(Method& method, int64_t step = 0) {
   for (const NamedModule& trained : method.trained()) trained.module->train();
@@ -151,6 +153,35 @@ TEST(Methods, GiveGradientsToWhatTheyTrainAlone) {
         ++of_trained;
       }
     EXPECT_EQ(with_gradient, of_trained) << name;
+  }
+}
+
+// Parts of the loss learned from early, and images decoded in one pass or in several, are a matter of time and memory.
+TEST(Methods, LearnTheSameEarlyAndWithImagesDecodedApart) {
+  for (const std::string& name : methods_with_a_step()) {
+    std::vector<SemiConfig> configs = variants_of(name);
+    configs.push_back(config_of(name));
+    for (const SemiConfig& config : configs) {
+      SCOPED_TRACE(describe(config));
+      const auto whole = make(config);
+      const auto wanted = step(*whole, 1);
+      wanted.loss.backward();
+      for (const auto& [early, apart] : {std::pair(true, false), std::pair(false, true), std::pair(true, true)}) {
+        const auto method = make(config, apart);
+        if (early) method->learn_early([](const Tensor& part) { part.backward(); });
+        const auto out = step(*method, 1);
+        if (out.loss.requires_grad()) out.loss.backward();  // else all of it was learned from
+        EXPECT_NEAR(out.loss.item<double>(), wanted.loss.item<double>(), 1e-5);
+        const auto gradients = whole->named_parameters();
+        for (const auto& item : method->named_parameters()) {
+          const Tensor& expected = gradients[item.key()].grad();
+          ASSERT_EQ(item.value().grad().defined(), expected.defined()) << item.key();
+          if (expected.defined()) {
+            EXPECT_TRUE(at::allclose(item.value().grad(), expected, 1e-4, 1e-6)) << item.key();
+          }
+        }
+      }
+    }
   }
 }
 
