@@ -13,7 +13,7 @@ namespace semiseg {
 // Names of the parts of a step, which profilers show too: RECORD_USER_SCOPE(kBackwardScope).
 inline constexpr const char* kNetworkScope = "network";                  // a network's forward pass, or a half of it
 inline constexpr const char* kForwardAndLossScope = "forward and loss";  // Method::step, which holds network scopes
-inline constexpr const char* kEarlyBackwardScope = "early backward";  // within Method::step, of a part of the loss
+inline constexpr const char* kEarlyBackwardScope = "early backward";     // within Method::step, of a part of the loss
 inline constexpr const char* kBackwardScope = "backward";
 inline constexpr const char* kOptimizerScope = "optimizer";  // the update and what follows it
 

@@ -16,8 +16,8 @@ namespace {
 //
 // With another teacher than the student both predictions come from it, in eval mode. The published step decodes the labelled
 // images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views' logits; here
-// only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in DeepLabV3+'s decoder does
-// not see the labelled images' dropped features then.
+// only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in DeepLabV3+'s decoder
+// does not see the labelled images' dropped features then.
 class WeakToStrong : public Method {
  public:
   WeakToStrong(const SemiConfig& config, const MethodParts& parts)
