@@ -115,16 +115,15 @@ std::optional<std::string> class_file_of_table(const std::string& text) {
   for (std::string line; std::getline(lines, line); classes += "\n") {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos || line[0] == '#') continue;
-    std::smatch first, last;
-    if (std::regex_match(line, first, kColourFirst)) {
-      last = first;
-    } else if (!std::regex_match(line, last, kNameFirst)) {
+    std::smatch parts;
+    const bool colour_first = std::regex_match(line, parts, kColourFirst);
+    if (!colour_first && !std::regex_match(line, parts, kNameFirst)) {
       if (number == 1) continue;  // titles
       return std::nullopt;
     }
-    const size_t colour = first.empty() ? 2 : 1;
-    const std::string name = first.empty() ? last[1] : first[4];
-    const std::string rgb = "[" + last[colour].str() + ", " + last[colour + 1].str() + ", " + last[colour + 2].str() + "]";
+    const size_t red = colour_first ? 1 : 2;
+    const std::string name = parts[colour_first ? 4 : 1];
+    const std::string rgb = "[" + parts[red].str() + ", " + parts[red + 1].str() + ", " + parts[red + 2].str() + "]";
     ++found;
     if (std::regex_match(name, kNothing)) {
       ignored += (ignored.empty() ? "" : ", ") + rgb;

@@ -643,8 +643,10 @@ const std::map<std::string, std::string> kUsualNames{{"learning_rate", "optim.lr
     if (!near.empty()) near = section_of(key) + "." + near;
   }
   if (near.empty() && kUsualNames.contains(leaf_of(key))) near = kUsualNames.at(leaf_of(key));
-  if (near.empty() && !is_section(section_of(key))) near = nearest(key, keys);
-  if (near.empty() && !is_section(section_of(key))) near = nearest(section_of(key).empty() ? key : section_of(key), sections);
+  if (near.empty() && !is_section(section_of(key))) {
+    near = nearest(key, keys);
+    if (near.empty()) near = nearest(section_of(key).empty() ? key : section_of(key), sections);
+  }
   std::string hint;
   if (const size_t space = key.find(' '); space != std::string::npos)
     hint = "a colon may be missing: " + leaf_of(key.substr(0, space)) + ": " + key.substr(space + 1);

@@ -19,7 +19,7 @@ bool resolve_bf16(const std::string& precision, torch::Device device);
 void prefer_deterministic_kernels(bool on, torch::Device device);
 
 // Autocast to bfloat16 for a scope, or none (`on` false) within one that has it; weights stay float32. The cache of cast
-// weights is dropped at the end of the scope, so it never outlives an update of the weights.
+// weights is dropped at the end of the outer one, so it never outlives an update of the weights.
 class Autocast {
  public:
   Autocast(torch::Device device, bool on);

@@ -20,6 +20,9 @@ std::string percent(const MaybeFraction& fraction) { return fraction ? percent(*
 
 std::string memory(double mb) { return mb < 1000 ? format("%.0f MB", mb) : format("%.1f GB", mb / 1000); }
 
+// As much as fits, and that there is more.
+std::string cut_short(const std::string& text, int columns) { return clip(text, columns - 4) + " ..."; }
+
 // --- the parts of the screen ---
 
 class View {
@@ -56,7 +59,7 @@ class View {
     std::vector<std::string> parts = wrap(text(raw), screen_.columns - indent);
     if (parts.size() > most) {
       parts.resize(most);
-      if (most > 0) parts.back() = clip(parts.back(), screen_.columns - indent - 4) + " ...";
+      if (most > 0) parts.back() = cut_short(parts.back(), screen_.columns - indent);
     }
     for (size_t i = 0; i < parts.size(); ++i)
       to->emplace_back().add(i == 0 ? lead : "", style).fill_to(indent).add(parts[i], style);
@@ -199,9 +202,8 @@ class View {
     const size_t rows = low ? 1 : screen_.rows < 36 ? 2 : 5;
     const size_t first = run_.log.size() - std::min(run_.log.size(), rows);
     for (size_t i = first; i < run_.log.size(); ++i) {
-      std::string shown = text(run_.log[i]);
-      if (columns_of(shown) > screen_.columns) shown = clip(shown, screen_.columns - 4) + " ...";
-      bottom.emplace_back().add(shown, Style::kDim);
+      const std::string line = text(run_.log[i]);
+      bottom.emplace_back().add(columns_of(line) > screen_.columns ? cut_short(line, screen_.columns) : line, Style::kDim);
     }
     return bottom;
   }

@@ -103,6 +103,12 @@ std::vector<SemiConfig> variants_of(const std::string& name) {
   return variants;
 }
 
+std::vector<SemiConfig> default_and_variants_of(const std::string& name) {
+  std::vector<SemiConfig> configs = variants_of(name);
+  configs.push_back(config_of(name));
+  return configs;
+}
+
 std::string describe(const SemiConfig& c) {
   return c.method + ", threshold " + c.threshold.kind + ", teacher " + c.teacher + ", mix " + c.mix + ", views " +
          std::to_string(c.views) + ", align " + std::to_string(c.align_distribution) + ", weights " +
@@ -159,9 +165,7 @@ TEST(Methods, GiveGradientsToWhatTheyTrainAlone) {
 // Parts of the loss learned from early, and images decoded in one pass or in several, are a matter of time and memory.
 TEST(Methods, LearnTheSameEarlyAndWithImagesDecodedApart) {
   for (const std::string& name : methods_with_a_step()) {
-    std::vector<SemiConfig> configs = variants_of(name);
-    configs.push_back(config_of(name));
-    for (const SemiConfig& config : configs) {
+    for (const SemiConfig& config : default_and_variants_of(name)) {
       SCOPED_TRACE(describe(config));
       const auto whole = make(config);
       const auto wanted = step(*whole, 1);
@@ -247,9 +251,7 @@ TEST(Methods, CountTheLabelsOfWeakViewsBeforeMixing) {
 
 TEST(Methods, LabelForAReportWhatTheyCountAndLeaveNoTrace) {
   for (const std::string& name : methods_with_a_step()) {
-    std::vector<SemiConfig> configs = variants_of(name);
-    configs.push_back(config_of(name));
-    for (const SemiConfig& config : configs) {
+    for (const SemiConfig& config : default_and_variants_of(name)) {
       SCOPED_TRACE(describe(config));
       const auto asked = make(config), alone = make(config);
       for (int64_t i = 0; i < 2; ++i) train(*asked, i), train(*alone, i);

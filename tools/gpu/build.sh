@@ -12,8 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 torch=${TORCH:-2.11.0} cuda=${CUDA:-13.0}
-targets=("${@:-semiseg}")
-(($#)) || targets=(semiseg semiseg_tests bench_ops)
+(($#)) || set -- semiseg semiseg_tests bench_ops
 venv=.venv-cuda python=.venv-cuda/bin/python
 stamp=$venv/.ready-$torch-$cuda
 
@@ -21,7 +20,7 @@ if [[ ! -e $stamp ]]; then
   echo "gpu build: installing LibTorch $torch with CUDA and the compiler of CUDA $cuda into $venv"
   python3 -m venv "$venv"
   pip() { "$python" -m pip --disable-pip-version-check --no-input -q install "$@"; }
-  pip "torch==$torch" 'cmake>=3.31' ninja
+  pip "torch==$torch" 'cmake>=3.31' ninja numpy safetensors  # the last two: for tools/gpu/bundle.sh
   # The parts of one toolkit: pip would take the newest of each, and the compiler's do not work with each other's versions.
   pip "cuda-toolkit[nvcc,cccl,cudart,crt]==$cuda.*" "nvidia-nvvm==$cuda.*" "nvidia-cuda-crt==$cuda.*"
   touch "$stamp"
@@ -50,4 +49,4 @@ cmake --preset cuda -DTorch_DIR="$(echo "$PWD/$venv"/lib/python3*/site-packages/
   -DCUDA_TOOLKIT_ROOT_DIR="$toolkit" -DCUDAToolkit_ROOT="$toolkit" "${more[@]}" >build-cuda.log 2>&1 ||
   { tail -n 20 build-cuda.log >&2; echo "gpu build: error: the configuration failed; all of it is in build-cuda.log" >&2; exit 1; }
 rm -f build-cuda.log
-cmake --build build-cuda --target "${targets[@]}"
+cmake --build build-cuda --target "$@"

@@ -41,28 +41,11 @@ cp "$repository/tools/check/resume.sh" "$out/tools/check/"
 if [[ -n $data ]]; then cp -rL "$data" "$out/data"; fi
 if [[ -n $weights ]]; then
   "$repository/.venv-cuda/bin/python" - "$weights" "$out/weights.safetensors" <<'PY'
-import json, struct, sys
+import sys
 import torch
-with open(sys.argv[1], "rb") as file:
-    header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    body = file.read()
-types = {"F32": torch.float32, "I64": torch.int64, "BF16": torch.bfloat16}
-new, data = {}, b""
-for name, entry in header.items():
-    if name == "__metadata__":
-        continue
-    begin, end = entry["data_offsets"]
-    raw = body[begin:end]
-    kind = entry["dtype"]
-    if kind == "F32":
-        raw = torch.frombuffer(bytearray(raw), dtype=types[kind]).to(torch.bfloat16).view(torch.int16).numpy().tobytes()
-        kind = "BF16"
-    new[name] = {"dtype": kind, "shape": entry["shape"], "data_offsets": [len(data), len(data) + len(raw)]}
-    data += raw
-text = json.dumps(new).encode()
-text += b" " * (-len(text) % 8)
-with open(sys.argv[2], "wb") as file:
-    file.write(struct.pack("<Q", len(text)) + text + data)
+from safetensors.torch import load_file, save_file
+weights = load_file(sys.argv[1])
+save_file({name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in weights.items()}, sys.argv[2])
 PY
 fi
 du -sh "$out" | awk '{print "bundle: " $2 ", " $1}'

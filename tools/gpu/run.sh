@@ -47,17 +47,6 @@ if [[ -d $here/data ]]; then
   training=(configs/camvid/fixmatch.yaml data.root="$here/data" optim.batch_labeled=4 optim.batch_unlabeled=4)
   if [[ -e $here/weights.safetensors ]]; then training+=(model.weights="$here/weights.safetensors"); fi
 fi
-# train RUN SETTING...: begins it, or goes on with it.
-train() {
-  local run=$out/runs/$1
-  shift
-  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
-    "$SEMISEG_BINARY" train --resume "$run"
-  else
-    "$SEMISEG_BINARY" train "${training[@]}" run.device=cuda run.dir="$run" "$@"
-  fi
-}
-export -f train
 cd "$here" || exit 1
 
 part tests bin/semiseg_tests --gtest_filter='Cuda*' --gtest_output="json:$out/tests.json"
@@ -82,7 +71,13 @@ done
 if [[ " ${parts[*]} " == *" train "* ]]; then
   echo "run: train"
   begin=$SECONDS code=0
-  (train train optim.steps="$steps" checkpoint.every_steps=100) >>"$out/train.log" 2>&1 || code=$?
+  run=$out/runs/train
+  if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
+    training=(--resume "$run")
+  else
+    training+=(run.device=cuda run.dir="$run" optim.steps="$steps" checkpoint.every_steps=100)
+  fi
+  bin/semiseg train "${training[@]}" >>"$out/train.log" 2>&1 || code=$?
   echo "$code $((SECONDS - begin))" >"$out/train.end"
 fi
 
