@@ -4,6 +4,8 @@
     python tools/bench/unimatch_step.py --data DATA                                   as its users run it: fp32, contiguous
     python tools/bench/unimatch_step.py --data DATA --precision bf16 --channels-last
     python tools/bench/unimatch_step.py --backbone resnet50 --crop 768 --batch-labeled 1 --batch-unlabeled 1     without data
+    python tools/bench/unimatch_step.py --device cuda --backbone resnet50 --crop 800 --steps 30        TF32 in convolutions
+    python tools/bench/unimatch_step.py --device cuda --precision bf16 --channels-last --compile ...   torch.compile for the network
 
 One step is what LiheYoung/UniMatch's unimatch.py does in one iteration: the mix batch predicted in eval mode; CutMix; the labelled and
 the weak images in one pass, with their features and the same features under Dropout2d(.5) decoded together; both strong views in
@@ -15,7 +17,7 @@ that FPN reads.
 DATA is what `semiseg synth` makes. Loading follows dataset/semi.py and dataset/transform.py, by PIL and torchvision in three zipped
 DataLoaders with 2 worker processes each. Without --data the step runs on fixed tensors. Prints a line when it is about to load its
 first batch, and in the end one JSON object: step_ms is a mean over the timed steps, waiting for data included; memory is this
-process's, without its workers.
+process's, without its workers; on a GPU, what its allocator held at most.
 """
 import argparse
 import contextlib
@@ -124,6 +126,8 @@ def fixed_batches(arguments, count):
 
     label = torch.randint(arguments.classes, (arguments.batch_labeled, side, side))
     batch = ((images(arguments.batch_labeled), label), unlabeled(arguments.batch_unlabeled), unlabeled(arguments.batch_unlabeled))
+    if arguments.device == "cuda":  # as DataLoader(pin_memory=True) hands them out
+        batch = tuple(tuple(tensor.pin_memory() for tensor in part) for part in batch)
     return (batch for _ in range(count))
 
 
@@ -138,6 +142,8 @@ def main():
     parser.add_argument("--threshold", type=float, default=0.95)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="encoder, decoder and head by torch.compile")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
@@ -145,8 +151,13 @@ def main():
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True  # as unimatch.py
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
-    model = smp.FPN(arguments.backbone, encoder_weights=None, classes=arguments.classes).to(memory_format=memory_format)
+    model = smp.FPN(arguments.backbone, encoder_weights=None, classes=arguments.classes)
+    model = model.to(arguments.device, memory_format=memory_format)
+    if arguments.compile:
+        for part in (model.encoder, model.decoder, model.segmentation_head):
+            part.compile()
     optimizer = torch.optim.SGD([{"params": model.encoder.parameters()},
                                  {"params": [*model.decoder.parameters(), *model.segmentation_head.parameters()]}],
                                 lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -154,7 +165,7 @@ def main():
     criterion_labeled = torch.nn.CrossEntropyLoss(ignore_index=IGNORED)
 
     def autocast():
-        return torch.autocast("cpu", torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
+        return torch.autocast(arguments.device, torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
 
     def with_dropped_features(image):
         features = model.encoder(image)
@@ -172,6 +183,7 @@ def main():
     logged = dict.fromkeys(("loss", "labeled", "strong", "dropped", "mask"), 0.0)
 
     def step(batch):
+        batch = [[tensor.to(arguments.device) for tensor in part] for part in batch]
         (image, label), (weak, strong1, strong2, ignore, box1, box2), (mix_weak, mix_strong1, mix_strong2, mix_ignore, _, _) = batch
         strong = [strong1.clone(), strong2.clone()] if arguments.data is None else [strong1, strong2]
         boxes = [box1, box2]
@@ -223,8 +235,11 @@ def main():
         begin = end
     timed = times[arguments.warmup:]
     mean = sum(timed) / len(timed)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if arguments.device == "cuda":
+        peak_mb = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps({"step_ms": 1e3 * mean, "images_per_s": (arguments.batch_labeled + arguments.batch_unlabeled) / mean,
-                      "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                      "peak_memory_mb": peak_mb,
                       "loss": logged["loss"] / count, "step_ms_all": [round(1e3 * t, 3) for t in timed],
                       "torch": torch.__version__}))
 

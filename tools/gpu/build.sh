@@ -2,7 +2,7 @@
 # Builds semiseg for NVIDIA GPUs, on a machine that needs to have none, into build-cuda/. LibTorch (a CUDA build) and the compiler
 # come with pip into .venv-cuda; both are some 5 GB.
 #
-#   bash tools/gpu/build.sh [TARGET...]         (default: semiseg semiseg_tests bench_ops)
+#   bash tools/gpu/build.sh [TARGET...]         (default: semiseg semiseg_gpu_tests bench_ops)
 #   TORCH=2.13.0 CUDA=13.0 TORCH_CUDA_ARCH_LIST=9.0 bash tools/gpu/build.sh
 #   OpenCV_DIR=/elsewhere/lib/cmake/opencv4 bash tools/gpu/build.sh       a static OpenCV makes a small bundle (tools/gpu/bundle.sh)
 #
@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 torch=${TORCH:-2.11.0} cuda=${CUDA:-13.0}
-(($#)) || set -- semiseg semiseg_tests bench_ops
+(($#)) || set -- semiseg semiseg_gpu_tests bench_ops
 venv=.venv-cuda python=.venv-cuda/bin/python
 stamp=$venv/.ready-$torch-$cuda
 
@@ -28,7 +28,7 @@ fi
 
 # The wheels in the form of a toolkit. nvcc finds its parts from its own place, so that is copied; libraries get the names that
 # linkers look for.
-wheels=$(echo "$PWD/$venv"/lib/python3*/site-packages/nvidia/cu*)
+wheels=$(echo "$PWD/$venv"/lib/python3*/site-packages/nvidia/cu[0-9]*)
 [[ -d $wheels/bin ]] || { echo "gpu build: error: there is no compiler in $wheels; remove $venv and run this again" >&2; exit 1; }
 toolkit=$PWD/$venv/toolkit
 rm -rf "$toolkit"

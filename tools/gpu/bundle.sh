@@ -22,16 +22,16 @@ while (($#)); do
   shift 2
 done
 build=$repository/build-cuda
-[[ -x $build/semiseg && -x $build/semiseg_tests ]] || { echo "bundle: error: build first: bash tools/gpu/build.sh" >&2; exit 1; }
+[[ -x $build/semiseg && -x $build/semiseg_gpu_tests ]] || { echo "bundle: error: build first: bash tools/gpu/build.sh" >&2; exit 1; }
 
 rm -rf "$out"
 mkdir -p "$out"/{bin,lib,tools/check}
-for program in semiseg semiseg_tests bench_ops; do
+for program in semiseg semiseg_gpu_tests bench_ops; do
   if [[ -x $build/$program ]]; then strip -o "$out/bin/$program" "$build/$program"; fi
 done
 
 # What the programs load, but for the C and C++ runtimes and all that comes with torch and the driver.
-ldd "$out/bin/semiseg" "$out/bin/semiseg_tests" | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
+ldd "$out/bin/semiseg" "$out/bin/semiseg_gpu_tests" | awk '$2 == "=>" && $3 ~ "^/" {print $3}' | sort -u |
   grep -Ev '/(torch|nvidia)/|/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libgomp[^/]*|ld-linux[^/]*|libcuda|libcud[^/]*)\.so' |
   while read -r library; do install -m 644 "$library" "$out/lib/$(basename "$library")"; done
 

@@ -49,10 +49,10 @@ if [[ -d $here/data ]]; then
 fi
 cd "$here" || exit 1
 
-part tests bin/semiseg_tests --gtest_filter='Cuda*' --gtest_output="json:$out/tests.json"
+part tests bin/semiseg_gpu_tests --gtest_output="json:$out/tests.json"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    part sanitizer-$tool compute-sanitizer --tool $tool --error-exitcode 9 bin/semiseg_tests --gtest_filter='CudaOps*'
+    part sanitizer-$tool compute-sanitizer --tool $tool --error-exitcode 9 bin/semiseg_gpu_tests --gtest_filter='CudaOps*'
   done
 fi
 part resume bash tools/check/resume.sh 2 configs/synthetic/demo.yaml run.device=cuda run.deterministic=true optim.epochs=2
