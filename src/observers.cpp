@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -142,6 +144,26 @@ OperatorTimer::~OperatorTimer() { at::removeCallback(handle_); }
 std::map<std::string, OperatorTimer::Times> OperatorTimer::times() const {
   const std::lock_guard lock(operator_times.mutex);
   return operator_times.of_operator;
+}
+
+std::vector<DeviceActivity> record_device(torch::Device device, const std::function<void()>& work) {
+  namespace profiler = torch::autograd::profiler;
+  const profiler::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
+  const std::set activities{torch::profiler::impl::ActivityType::CUDA};
+  wait_for(device);
+  profiler::prepareProfiler(config, activities);
+  profiler::enableProfiler(config, activities);
+  work();
+  wait_for(device);
+  const auto result = profiler::disableProfiler();
+  std::vector<DeviceActivity> found;
+  for (const auto& event : result->events()) {
+    constexpr uint8_t kFirst = 3, kLast = 5;  // libkineto's ActivityType: GPU_MEMCPY, GPU_MEMSET, CONCURRENT_KERNEL
+    if (event.deviceType() != at::kCUDA || event.activityType() < kFirst || event.activityType() > kLast) continue;
+    found.push_back({event.name(), static_cast<int64_t>(event.startNs()), static_cast<int64_t>(event.endNs())});
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.begin_ns < b.begin_ns; });
+  return found;
 }
 
 }  // namespace semiseg

@@ -5,8 +5,10 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace semiseg {
 
@@ -67,5 +69,13 @@ class OperatorTimer {
  private:
   uint64_t handle_;
 };
+
+// What a GPU did while `work` ran, by Kineto: its kernels, copies and fills in the order of their beginnings.
+struct DeviceActivity {
+  std::string name;
+  int64_t begin_ns, end_ns;
+};
+// REQUIRES: a CUDA device.
+std::vector<DeviceActivity> record_device(torch::Device device, const std::function<void()>& work);
 
 }  // namespace semiseg

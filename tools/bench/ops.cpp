@@ -1,5 +1,6 @@
 // Times one fused operation of semiseg/ops.h, for tools/bench/ops.sh and tools/gpu/run.sh: prints a JSON object with the median
-// milliseconds and the memory that the operation took at its peak beyond its inputs.
+// milliseconds and the memory that the operation took at its peak beyond its inputs; on a GPU also how long the GPU was busy
+// with one.
 //
 //   bench_ops (loss|predict|confusion|mix) BATCH CLASSES h w H W REPEATS [channels_last] [cuda] [bf16] [plain]
 //
@@ -16,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "observers.h"
 #include "semiseg/device.h"
 #include "semiseg/pseudo_label.h"
 
@@ -91,5 +93,14 @@ int main(int argc, char** argv) {
     ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
   }
   std::sort(ms.begin(), ms.end());
-  std::printf("{\"ms\": %.3f, \"extra_mib\": %.1f}\n", ms[ms.size() / 2], extra);
+  std::printf("{\"ms\": %.3f, \"extra_mib\": %.1f", ms[ms.size() / 2], extra);
+  if (device.is_cuda()) {
+    int64_t ns = 0;
+    for (const auto& activity : semiseg::record_device(device, [&] {
+           for (int64_t i = 0; i < repeats; ++i) run();
+         }))
+      ns += activity.end_ns - activity.begin_ns;
+    std::printf(", \"device_ms\": %.4f", static_cast<double>(ns) / 1e6 / static_cast<double>(repeats));
+  }
+  std::printf("}\n");
 }
