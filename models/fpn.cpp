@@ -40,10 +40,9 @@ class TopDown : public torch::nn::Module {
 class ConvNormReLU : public Layer {
  public:
   explicit ConvNormReLU(int64_t in)
-      : block_(register_module("block",
-                               std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{
-                                   std::make_shared<Conv2d>(in, kSegmentationChannels, 3, ConvOptions{.padding = 1}),
-                                   std::make_shared<GroupNorm>(kGroups, kSegmentationChannels), std::make_shared<ReLU>()}))) {}
+      : block_(register_module("block", std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{
+                                            std::make_shared<Conv2d>(in, kSegmentationChannels, 3, ConvOptions{.padding = 1}),
+                                            std::make_shared<GroupNormReLU>(kGroups, kSegmentationChannels)}))) {}
 
   Tensor forward(const Tensor& x) override { return block_->forward(x); }
 

@@ -5,13 +5,17 @@
 
 #include <algorithm>
 
+#ifdef SEMISEG_CUDA
+#include "models/fused_norm.h"
+#endif
+#include "models/group_norm.h"
 #include "semiseg/error.h"
 #include "semiseg/random.h"
 
 namespace semiseg {
 namespace {
 
-constexpr double kNormEpsilon = 1e-5;  // PyTorch's
+constexpr double kNormEpsilon = 1e-5, kMomentum = 0.1;  // PyTorch's
 
 }  // namespace
 
@@ -36,17 +40,39 @@ BatchNorm2d::BatchNorm2d(int64_t channels)
       running_var_(register_buffer("running_var", at::ones({channels}))),
       num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
 
+void BatchNorm2d::count_batch(const Tensor& x_BCHW) {
+  if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
+    throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
+                "optim.batch_labeled",
+                "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
+  num_batches_tracked_.add_(1);
+}
+
 Tensor BatchNorm2d::forward(const Tensor& x_BCHW) {
   if (dissolved_) return x_BCHW;
-  if (is_training()) {
-    if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
-      throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
-                  "optim.batch_labeled",
-                  "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
-    num_batches_tracked_.add_(1);
-  }
-  return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), /*momentum=*/0.1, kNormEpsilon,
+  if (is_training()) count_batch(x_BCHW);
+#ifdef SEMISEG_CUDA
+  if (fused_norm::serves_batch_norm(x_BCHW, is_training()))
+    return fused_norm::batch_norm(x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon},
+                                  /*relu=*/false, {});
+#endif
+  return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
                         /*cudnn_enabled=*/true);
+}
+
+Tensor BatchNorm2d::forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW) {
+#ifdef SEMISEG_CUDA
+  if (!dissolved_ && fused_norm::serves_batch_norm(x_BCHW, is_training())) {
+    if (is_training()) count_batch(x_BCHW);
+    return fused_norm::batch_norm(x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon},
+                                  /*relu=*/true, residual_BCHW);
+  }
+#endif
+  // In place: no normalisation needs its output for its gradient. A dissolved one hands on what is another layer's, of which no
+  // gradient is taken.
+  Tensor y = forward(x_BCHW);
+  if (residual_BCHW.defined()) y.add_(residual_BCHW);
+  return at::relu_(y);
 }
 
 ChannelAffine BatchNorm2d::dissolve() {
@@ -56,14 +82,12 @@ ChannelAffine BatchNorm2d::dissolve() {
   return {scale_C, bias_.to(at::kDouble) - running_mean_.to(at::kDouble) * scale_C};
 }
 
-GroupNorm::GroupNorm(int64_t groups, int64_t channels)
+GroupNormReLU::GroupNormReLU(int64_t groups, int64_t channels)
     : groups_(groups),
       weight_(register_parameter("weight", at::empty({channels}))),
       bias_(register_parameter("bias", at::empty({channels}))) {}
 
-Tensor GroupNorm::forward(const Tensor& x_BCHW) {
-  return at::group_norm(x_BCHW, groups_, weight_, bias_, kNormEpsilon, /*cudnn_enabled=*/true);
-}
+Tensor GroupNormReLU::forward(const Tensor& x_BCHW) { return group_norm_relu(x_BCHW, groups_, weight_, bias_, kNormEpsilon); }
 
 Tensor ReLU::forward(const Tensor& x_BCHW) {
   Tensor x = x_BCHW;
@@ -80,19 +104,39 @@ void Dropout::reseed(uint64_t seed, int64_t step, uint32_t layer) {
 
 Tensor Dropout::forward(const Tensor& x_BCHW) {
   if (!is_training() || p_ == 0) return x_BCHW;
-  Random random(seed_, Purpose::kDropout, address_, calls_++);
-  return drop(x_BCHW, p_, random);
+  const uint32_t call = calls_++;
+  if (!keeps_)
+    return apply(x_BCHW, draw_call(call, x_BCHW.sizes(), x_BCHW.is_cuda()).to(x_BCHW.device(), /*non_blocking=*/true), p_);
+  if (kept_.size() <= call)
+    kept_.push_back({x_BCHW.sizes().vec(), draw_call(call, x_BCHW.sizes(), /*pinned=*/false).to(x_BCHW.device())});
+  return apply(x_BCHW, kept_[call].mask, p_);
+}
+
+void Dropout::keep_masks(bool keep) {
+  keeps_ = keep;
+  kept_.clear();
+  calls_ = 0;  // of a recording that failed
+}
+
+void Dropout::redraw() {
+  for (uint32_t call = 0; call < kept_.size(); ++call)
+    kept_[call].mask.copy_(draw_call(call, kept_[call].sizes, kept_[call].mask.is_cuda()), /*non_blocking=*/true);
+}
+
+Tensor Dropout::draw_call(uint32_t call, at::IntArrayRef sizes, bool pinned) const {
+  Random random(seed_, Purpose::kDropout, address_, call);
+  return draw(sizes, p_, pinned, random);
 }
 
 // The call's stream gives a key, and under it every plane of H * W values has a stream of its own: planes are drawn in
 // parallel, and the mask depends on neither threads nor memory format.
-Tensor Dropout::drop(const Tensor& x_BCHW, double p, Random& random) const {
+Tensor Dropout::draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const {
   const uint64_t low = random.next(), high = random.next();
   const uint64_t key = high << 32 | low;
   const auto dropped_below = static_cast<uint64_t>(p * 0x1p32);  // of a draw's 2^32 values
-  const int64_t planes = x_BCHW.size(0) * x_BCHW.size(1), area = x_BCHW.size(2) * x_BCHW.size(3);
+  const int64_t planes = sizes[0] * sizes[1], area = sizes[2] * sizes[3];
   constexpr int64_t kValuesPerTask = 1 << 15;
-  Tensor kept_BCHW = at::empty(x_BCHW.sizes(), at::TensorOptions(at::kBool).pinned_memory(x_BCHW.is_cuda()));
+  Tensor kept_BCHW = at::empty(sizes, at::TensorOptions(at::kBool).pinned_memory(pinned));
   bool* kept = kept_BCHW.data_ptr<bool>();
   at::parallel_for(0, planes, /*grain_size=*/std::max<int64_t>(1, kValuesPerTask / area), [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
@@ -100,16 +144,22 @@ Tensor Dropout::drop(const Tensor& x_BCHW, double p, Random& random) const {
       for (int64_t i = plane * area; i < (plane + 1) * area; ++i) kept[i] = draws.next() >= dropped_below;
     }
   });
-  return (x_BCHW * kept_BCHW.to(x_BCHW.device(), /*non_blocking=*/true)).mul_(1 / (1 - p));
+  return kept_BCHW;
 }
 
-Tensor Dropout2d::drop(const Tensor& x_BCHW, double p, Random& random) const {
-  const int64_t B = x_BCHW.size(0), C = x_BCHW.size(1);
-  Tensor mask = at::empty({B, C, 1, 1}, at::TensorOptions(at::kFloat).pinned_memory(x_BCHW.is_cuda()));
+Tensor Dropout::apply(const Tensor& x_BCHW, const Tensor& mask, double p) const { return (x_BCHW * mask).mul_(1 / (1 - p)); }
+
+// float32 [B, C, 1, 1].
+Tensor Dropout2d::draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const {
+  Tensor mask = at::empty({sizes[0], sizes[1], 1, 1}, at::TensorOptions(at::kFloat).pinned_memory(pinned));
   const auto kept = static_cast<float>(1 / (1 - p));
   float* at_mask = mask.data_ptr<float>();
-  for (int64_t i = 0; i < B * C; ++i) at_mask[i] = random.chance(p) ? 0.0f : kept;
-  return x_BCHW * mask.to(x_BCHW.device(), x_BCHW.scalar_type(), /*non_blocking=*/true);
+  for (int64_t i = 0; i < mask.numel(); ++i) at_mask[i] = random.chance(p) ? 0.0f : kept;
+  return mask;
+}
+
+Tensor Dropout2d::apply(const Tensor& x_BCHW, const Tensor& mask, double) const {
+  return x_BCHW * mask.to(x_BCHW.scalar_type());
 }
 
 Sequential::Sequential(const std::vector<std::shared_ptr<Layer>>& layers) {

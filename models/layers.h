@@ -47,19 +47,24 @@ class BatchNorm2d : public Layer {
   explicit BatchNorm2d(int64_t channels);
   // Throws Error(kConfig) in training mode for one value per channel, which has no variance.
   Tensor forward(const Tensor& x_BCHW) override;
+  // relu(forward(x) + residual); residual may be undefined.
+  Tensor forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW = {});
 
   // What it computes in evaluation mode; from here on it hands back its input.
   ChannelAffine dissolve();
 
  private:
+  void count_batch(const Tensor& x_BCHW);
+
   Tensor weight_, bias_, running_mean_, running_var_;  // [C]
   Tensor num_batches_tracked_;                         // int64, zero-dimensional
   bool dissolved_ = false;
 };
 
-class GroupNorm : public Layer {
+// Group normalisation and the ReLU after it.
+class GroupNormReLU : public Layer {
  public:
-  GroupNorm(int64_t groups, int64_t channels);
+  GroupNormReLU(int64_t groups, int64_t channels);
   Tensor forward(const Tensor& x_BCHW) override;
 
  private:
@@ -81,14 +86,28 @@ class Dropout : public Layer {
   void reseed(uint64_t seed, int64_t step, uint32_t layer);
   Tensor forward(const Tensor& x_BCHW) final;
 
- private:
-  // x with what `random` chooses at rate p set to 0, and the rest scaled.
-  virtual Tensor drop(const Tensor& x_BCHW, double p, Random& random) const;
+  // From here on each call's mask stays where it is on the device, for a step to be recorded (src/step_graph.h): the first step
+  // makes them, redraw() puts there what reseed() asks for before each other. False ends this.
+  void keep_masks(bool keep);
+  void redraw();
 
+ private:
+  // What `random` keeps of a tensor of these sizes at rate p, on the host.
+  virtual Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const;
+  // x with what the mask, on x's device, does not keep set to 0, and the rest scaled.
+  virtual Tensor apply(const Tensor& x_BCHW, const Tensor& mask, double p) const;
+  Tensor draw_call(uint32_t call, at::IntArrayRef sizes, bool pinned) const;
+
+  struct Kept {
+    std::vector<int64_t> sizes;
+    Tensor mask;
+  };
   double p_;
   uint64_t seed_ = 0;
   uint64_t address_ = 0;  // step and layer
   uint32_t calls_ = 0;
+  bool keeps_ = false;
+  std::vector<Kept> kept_;  // by call
 };
 
 // Drops whole channels of an image.
@@ -97,7 +116,8 @@ class Dropout2d : public Dropout {
   using Dropout::Dropout;
 
  private:
-  Tensor drop(const Tensor& x_BCHW, double p, Random& random) const override;
+  Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const override;
+  Tensor apply(const Tensor& x_BCHW, const Tensor& mask, double p) const override;
 };
 
 // Layers in order, named "0", "1", ...

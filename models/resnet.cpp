@@ -39,11 +39,7 @@ class Block : public Layer {
   void register_downsample() {
     if (downsample_) register_module("downsample", downsample_);
   }
-  // branch is a normalisation's output, which its gradient does not need: it takes the sum in place.
-  Tensor join(Tensor branch, const Tensor& x) {
-    branch.add_(downsample_ ? downsample_->forward(x) : x);
-    return at::relu_(branch);
-  }
+  Tensor shortcut(const Tensor& x) { return downsample_ ? downsample_->forward(x) : x; }
 
  private:
   std::shared_ptr<Sequential> downsample_;
@@ -64,9 +60,9 @@ class BasicBlock : public Block {
   }
 
   Tensor forward(const Tensor& x) override {
-    Tensor out = bn1_->forward(conv1_->forward(x));
-    out = bn2_->forward(conv2_->forward(at::relu_(out)));
-    return join(out, x);
+    Tensor out = bn1_->forward_relu(conv1_->forward(x));
+    out = conv2_->forward(out);
+    return bn2_->forward_relu(out, shortcut(x));
   }
 
  private:
@@ -94,10 +90,10 @@ class Bottleneck : public Block {
   }
 
   Tensor forward(const Tensor& x) override {
-    Tensor out = bn1_->forward(conv1_->forward(x));
-    out = bn2_->forward(conv2_->forward(at::relu_(out)));
-    out = bn3_->forward(conv3_->forward(at::relu_(out)));
-    return join(out, x);
+    Tensor out = bn1_->forward_relu(conv1_->forward(x));
+    out = bn2_->forward_relu(conv2_->forward(out));
+    out = conv3_->forward(out);
+    return bn3_->forward_relu(out, shortcut(x));
   }
 
  private:
@@ -132,8 +128,7 @@ class ResNet : public Backbone {
   }
 
   std::vector<Tensor> forward(Tensor image_BCHW) override {
-    Tensor x = bn1_->forward(conv1_->forward(image_BCHW));
-    x = max_pool_3x3(at::relu_(x));
+    Tensor x = max_pool_3x3(bn1_->forward_relu(conv1_->forward(image_BCHW)));
     std::vector<Tensor> features;
     for (const auto& layer : layers_) {
       x = layer->forward(x);

@@ -462,12 +462,16 @@ const std::vector<Setting>& settings() {
       setting("run.device", at(&C::run, &RunConfig::device), Device{}, "auto takes a GPU where there is one"),
       setting("run.precision", at(&C::run, &RunConfig::precision), one_of({"auto", "fp32", "bf16"}),
               "of the network's arithmetic; auto takes bf16 where the device computes it natively"),
+      setting("run.cuda_graph", at(&C::run, &RunConfig::cuda_graph), one_of({"auto", "off"}),
+              "a GPU's step recorded once and started as a whole; auto: where the method's steps allow it, with "
+              "optim.accumulate: 1"),
       setting("run.deterministic", at(&C::run, &RunConfig::deterministic), Switch{}, "only deterministic kernels"),
       setting("run.max_hours", at(&C::run, &RunConfig::max_hours), kNotNegative,
               "then the run stops with a checkpoint that --resume goes on from; 0: no limit"),
 
       setting("ops.fused", at(&C::ops, &OpsConfig::fused), Switch{},
-              "one pass from low-resolution logits to losses, pseudo-labels and scores; false: the plain forms, to compare"),
+              "one pass from low-resolution logits to losses, pseudo-labels and scores, and on a GPU through normalisation "
+              "with what follows it; false: the plain forms, to compare"),
 
       setting("data.format", at(&C::data, &DataConfig::format), Choice{[] { return datasets().names(); }},
               "how the data lies on disk"),

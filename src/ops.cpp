@@ -46,6 +46,7 @@ class MadeGradient : public torch::autograd::Function<MadeGradient> {
 }  // namespace
 
 void use_fused_ops(bool fused) { fused_wanted = fused; }
+bool uses_fused_ops() { return fused_wanted; }
 
 Tensor upsample_logits(const Tensor& logits_BKhw, int64_t H, int64_t W) {
   return ops::plain::upsample(logits_BKhw, {.H = H, .W = W});
@@ -115,6 +116,9 @@ Tensor kth_smallest(const Tensor& values, int64_t k) {
 }
 
 Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes) {
+#ifdef SEMISEG_CUDA
+  if (fused_wanted && class_BHW.is_cuda()) return ops::fused_cuda::count_classes(class_BHW, mask_BHW, num_classes);
+#endif
   // Pixels outside the mask are counted in one more bin, which is cut off: no boolean indexing, so the host never waits.
   const auto bin = at::where(mask_BHW, class_BHW, at::scalar_tensor(num_classes, class_BHW.options())).flatten();
   return at::zeros({num_classes + 1}, class_BHW.options()).scatter_add_(0, bin, at::ones_like(bin)).narrow(0, 0, num_classes);

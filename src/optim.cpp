@@ -51,7 +51,11 @@ void Optimizer::zero_grad() {
     for (Tensor& parameter : group.parameters) parameter.mutable_grad().reset();
 }
 
-void Optimizer::step(double factor) {
+void Optimizer::set_rate(double factor) {
+  for (Group& group : groups_) group.lr_now.fill_(group.lr * factor);
+}
+
+void Optimizer::step() {
   at::NoGradGuard no_grad;
   std::vector<std::vector<Tensor>> gradients(groups_.size());
   std::vector<Tensor> all;
@@ -68,7 +72,6 @@ void Optimizer::step(double factor) {
   }
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = groups_[g];
-    group.lr_now.fill_(group.lr * factor);
     if (config_.kind == "adamw") {
       at::_foreach_add_(group.steps, 1);
       at::_fused_adamw_(group.parameters, gradients[g], group.first, group.second, /*max_exp_avg_sqs=*/{}, group.steps,

@@ -180,6 +180,10 @@ void count_pseudo_labels(const PseudoLabels& labels, const Tensor& accepted_BHW,
                  count_classes(class_BHW, used_BHW, num_classes), count_classes(labels.truth_BHW, known_BHW, num_classes)});
 }
 
+bool weight_is_final(const SemiConfig& config, const Progress& progress) {
+  return progress.step >= (config.burn_in_epochs + config.ramp_up_epochs) * progress.steps_per_epoch;
+}
+
 double unsupervised_weight(const SemiConfig& config, const Progress& progress) {
   const int64_t since = progress.step - config.burn_in_epochs * progress.steps_per_epoch;
   if (since < 0) return 0;

@@ -24,8 +24,8 @@ std::string& command_line() {
 }  // namespace
 
 bool may_change_on_resume(const std::string& key) {
-  return key == "run.device" || key == "run.max_hours" || key == "data.workers" || key == "data.cache" ||
-         key == "eval.patience" || key.rfind("report.", 0) == 0;
+  return key == "run.device" || key == "run.cuda_graph" || key == "run.max_hours" || key == "data.workers" ||
+         key == "data.cache" || key == "eval.patience" || key.rfind("report.", 0) == 0;
 }
 
 Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {

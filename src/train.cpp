@@ -1,11 +1,8 @@
 #include "semiseg/train.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 
-#include <chrono>
-#include <cmath>
 #include <csignal>
 
 #include "observers.h"
@@ -17,7 +14,6 @@
 #include "semiseg/health.h"
 #include "semiseg/loader.h"
 #include "semiseg/log.h"
-#include "semiseg/weights.h"
 #include "train_parts.h"
 
 // One training run, top to bottom: data, networks, optimizer, resume, loop.
@@ -25,28 +21,31 @@
 namespace semiseg {
 
 void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
-            Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums) {
+            Method& method, Optimizer& optimizer, StepGraph& graph, std::map<std::string, Tensor>* sums) {
   const int64_t accumulate = config.optim.accumulate;
   for (const NamedModule& trained : method.trained()) trained.module->train();
-  optimizer.zero_grad();
+  optimizer.set_rate(schedule_factor(config.optim, progress.step, progress.total_steps));
   for (int64_t micro = 0; micro < accumulate; ++micro) {
     reseed_dropout(method, config.seed, progress.step * accumulate + micro);
-    StepOutput out;
-    {
-      RECORD_USER_SCOPE(kForwardAndLossScope);
-      const Autocast autocast(device, config.run.precision == "bf16");
-      out = method.step(batches[micro], progress);
-    }
-    {
-      RECORD_USER_SCOPE(kBackwardScope);
-      if (out.loss.requires_grad()) (out.loss / accumulate).backward();  // else all of it was learned from within the step
-    }
-    add_to_sums(sums, out);
+    add_to_sums(sums, graph.run(batches[micro], progress, [&](const TrainBatch& batch) {
+      if (micro == 0) optimizer.zero_grad();
+      StepOutput out;
+      {
+        RECORD_USER_SCOPE(kForwardAndLossScope);
+        const Autocast autocast(device, config.run.precision == "bf16");
+        out = method.step(batch, progress);
+      }
+      {
+        RECORD_USER_SCOPE(kBackwardScope);
+        if (out.loss.requires_grad()) (out.loss / accumulate).backward();  // else all of it was learned from within the step
+      }
+      RECORD_USER_SCOPE(kOptimizerScope);
+      if (micro + 1 == accumulate) optimizer.step();
+      return out;
+    }));
   }
-  // Then whatever follows the student: the EMA teacher.
   RECORD_USER_SCOPE(kOptimizerScope);
-  optimizer.step(schedule_factor(config.optim, progress.step, progress.total_steps));
-  at::NoGradGuard no_grad;
+  at::NoGradGuard no_grad;  // then whatever follows the student: the EMA teacher
   method.after_update(progress);
 }
 
@@ -67,6 +66,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   // The method owns every network it trains or averages. All start with the same weights.
   const auto method = make_method(config, state, data->classes().size(), from.has_value(), device);
   Optimizer optimizer(method->trained(), config.optim);
+  StepGraph graph(config, device, *method);
 
   const BatchNeeds needs = method->needs();
   const int64_t accumulate = config.optim.accumulate;
@@ -170,7 +170,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       if (state.step == 0) report.first_batch({&batches[0], mixed_views(config.semi, *method, batches[0], progress())});
 
       between_steps = false;
-      update(config, device, progress(), batches, *method, optimizer, &state.epoch_sums);
+      update(config, device, progress(), batches, *method, optimizer, graph, &state.epoch_sums);
       ++state.step;
       between_steps = true;
       report.activity({Phase::kTraining, epoch, state.step});

@@ -8,6 +8,7 @@
 
 #include "semiseg/evaluate.h"
 #include "semiseg/train.h"
+#include "step_graph.h"
 
 namespace semiseg {
 
@@ -61,9 +62,10 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
 EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16);
 
 // One update (train.cpp): forward and backward over the `optim.accumulate` micro-batches, the optimizer, then what follows the
-// student. Adds what the steps hand back to `sums`. REQUIRES: config.run.precision is bf16 or fp32.
+// student. Adds what the steps hand back to `sums`. `graph` is that of all updates of a run. REQUIRES: config.run.precision is
+// bf16 or fp32.
 void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
-            Method& method, Optimizer& optimizer, std::map<std::string, Tensor>* sums);
+            Method& method, Optimizer& optimizer, StepGraph& graph, std::map<std::string, Tensor>* sums);
 
 // Scores on the validation images; `report` hears of each image as `now`, counted on; `seen` as in evaluate(). Nothing when
 // `stop` says so.

@@ -11,6 +11,7 @@ Trial::Trial(Config config, const Dataset& data, TrainState state, std::optional
       device_(device),
       method_(make_method(config_, state_, data.classes().size(), /*resumed=*/false, device)),
       optimizer_(method_->trained(), config_.optim),
+      graph_(config_, device, *method_),
       needs_(method_->needs()),
       loader_options_(loader_options(config_, needs_, device, std::move(counts))) {
   constexpr int64_t kLater = 1'000'000;  // no trial lasts that long
@@ -27,7 +28,7 @@ std::vector<TrainBatch> Trial::load() {
 }
 
 void Trial::step(const std::vector<TrainBatch>& data) {
-  update(config_, device_, progress_, data, *method_, optimizer_, &state_.epoch_sums);
+  update(config_, device_, progress_, data, *method_, optimizer_, graph_, &state_.epoch_sums);
   ++progress_.step;
 }
 

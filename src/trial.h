@@ -23,6 +23,9 @@ class Trial {
   };
   Times time_steps(int64_t steps);
 
+  // Whether a step that was recorded is started as a whole (step_graph.h).
+  void use_graph(bool use) { graph_.use(use); }
+
   // Reading ahead stops, or begins anew with the next load().
   void stop_loading() { loader_.reset(); }
 
@@ -39,6 +42,7 @@ class Trial {
   torch::Device device_;
   std::shared_ptr<Method> method_;
   Optimizer optimizer_;
+  StepGraph graph_;
   BatchNeeds needs_;
   LoaderOptions loader_options_;
   std::unique_ptr<Loader> loader_;

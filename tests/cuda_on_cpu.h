@@ -19,7 +19,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #undef CUDA_KERNEL_ASSERT
 #define CUDA_KERNEL_ASSERT(condition) \
   if (!(condition)) cuda_on_cpu::fail(#condition)

@@ -31,6 +31,9 @@ class Method : public torch::nn::Module {
   // Loss of one micro-batch. Never reads a value back from the device. Its graph is that of the whole loss, or of what
   // learn_early has left of it.
   virtual StepOutput step(const TrainBatch& batch, const Progress& progress) = 0;
+  // Whether this and all later steps do the same work on other data: nothing but tensors and dropout differ between them, so
+  // that step() can be recorded (src/step_graph.h).
+  virtual bool repeats(const Progress&) const { return false; }
   // After the optimizer's update, without gradient: EMA.
   virtual void after_update(const Progress&) {}
   // The network that is evaluated, saved as the checkpoint's weights and used to predict.

@@ -14,6 +14,7 @@ namespace semiseg {
 
 // Of the whole process, like the number of threads; config key ops.fused. Fused is the default.
 void use_fused_ops(bool fused);
+bool uses_fused_ops();
 
 // Bilinear upsampling to `grid`, of which the first H rows and W columns are used (an image that was padded on the right and at
 // the bottom for the network). align_corners as in torch.nn.functional.interpolate; segmentation_models_pytorch's heads align

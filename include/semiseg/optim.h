@@ -24,8 +24,10 @@ class Optimizer {
   Optimizer(const std::vector<NamedModule>& modules, const OptimConfig& config);
 
   void zero_grad();
-  // One update at the given factor of the base rates. Clips by global norm when the config says so. Does not synchronise.
-  void step(double factor);
+  // The factor of the base rates for the updates from here on.
+  void set_rate(double factor);
+  // One update. Clips by global norm when the config says so. Does not synchronise.
+  void step();
 
   // Momentum and moments by parameter name, such as "encoder.conv1.weight.momentum"; shares memory with the optimizer. The
   // first module's names are bare, the others' stand behind their own, such as "twin.encoder.conv1.weight.momentum".

@@ -121,5 +121,7 @@ void count_pseudo_labels(const PseudoLabels& labels, const Tensor& accepted_BHW,
 // The weight of the unsupervised loss: 0 during burn-in, then semi.weight exp(-5 (1 - t)^2) with t from 0 to 1 over the ramp-up
 // (Laine and Aila, ICLR 2017), then semi.weight.
 double unsupervised_weight(const SemiConfig& config, const Progress& progress);
+// Whether it stays as it is from this step on.
+bool weight_is_final(const SemiConfig& config, const Progress& progress);
 
 }  // namespace semiseg

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "batch_size.h"
@@ -55,7 +57,10 @@ Peak measure_peak(torch::Device device, bool bf16) {
   Peak peak{256, 0, 0};
   for (double ms = 0; ms < kLongEnoughMs && peak.side < kLargestSide;) {
     peak.side *= 2;
-    const auto left = at::ones({peak.side, peak.side}, options), right = at::ones_like(left);
+    // Of values that differ, as a step's do: a GPU is faster on matrices that are the same everywhere.
+    const auto left =
+                   at::arange(peak.side * peak.side, options.dtype(at::kFloat)).sin().view({peak.side, -1}).to(options.dtype()),
+               right = left.flip(0);
     auto product = at::empty_like(left);
     ms = median_ms(device, kTimes, [&] { at::mm_out(product, left, right); });
     const double flop = 2 * static_cast<double>(peak.side) * static_cast<double>(peak.side) * static_cast<double>(peak.side);
@@ -67,10 +72,51 @@ Peak measure_peak(torch::Device device, bool bf16) {
   return peak;
 }
 
+std::string table_line(const std::string& name, const OperatorTimer::Times& times, double total) {
+  return format("\n  %9.2f ms %5.1f %% %6lld  %s", 1000 * times.seconds, 100 * times.seconds / total,
+                static_cast<long long>(times.calls), name.c_str());
+}
+
+using NamedTimes = std::map<std::string, OperatorTimer::Times>;
+
+// Those that take the most time, one a line.
+std::string table_of(const NamedTimes& times, double total) {
+  constexpr size_t kShown = 25, kNameLength = 100;
+  std::vector<std::pair<std::string, OperatorTimer::Times>> sorted(times.begin(), times.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  std::string table;
+  for (size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
+    table += table_line(sorted[i].first.substr(0, kNameLength), sorted[i].second, total);
+  return table;
+}
+
+// What the GPU does in `step`, and how long it has nothing to do between the first and the last of it.
+struct DeviceTimes {
+  double span_ms, idle_share;
+  std::string table;
+};
+template <class Step>
+DeviceTimes measure_device(torch::Device device, const Step& step) {
+  NamedTimes times;
+  int64_t busy_ns = 0, begin_ns = 0, end_ns = 0;
+  for (const DeviceActivity& activity : record_device(device, step)) {
+    if (end_ns == 0) begin_ns = end_ns = activity.begin_ns;
+    busy_ns += std::max<int64_t>(activity.end_ns - std::max(activity.begin_ns, end_ns), 0);  // side streams overlap
+    end_ns = std::max(end_ns, activity.end_ns);
+    auto& of_name = times[activity.name];
+    of_name.seconds += static_cast<double>(activity.end_ns - activity.begin_ns) / 1e9;
+    ++of_name.calls;
+  }
+  const auto span_ns = static_cast<double>(std::max<int64_t>(end_ns - begin_ns, 1));
+  const double idle = 1 - static_cast<double>(busy_ns) / span_ns;
+  return {span_ns / 1e6, idle,
+          "what the GPU does in one step, and how often" + table_of(times, span_ns / 1e9) +
+              table_line("nothing", {idle * span_ns / 1e9, 0}, span_ns / 1e9)};
+}
+
 // The operators that take the most time in `step`, one a line.
 template <class Step>
 std::string operator_table(const Step& step) {
-  constexpr size_t kShown = 25;
   const Stopwatch watch;
   const auto times = [&] {
     const OperatorTimer timer;
@@ -78,18 +124,10 @@ std::string operator_table(const Step& step) {
     return timer.times();
   }();
   const double total = watch.seconds();
-  std::vector<std::pair<std::string, OperatorTimer::Times>> sorted(times.begin(), times.end());
-  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   double seen = 0;
-  for (const auto& item : sorted) seen += item.second.seconds;
-  const auto line = [&](const std::string& name, double seconds, int64_t calls) {
-    return format("\n  %-44s %9.1f ms %5.1f %% %6lld", name.c_str(), 1000 * seconds, 100 * seconds / total,
-                  static_cast<long long>(calls));
-  };
-  std::string table = "operators of one step, without those they call, and their calls";
-  for (size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
-    table += line(sorted[i].first, sorted[i].second.seconds, sorted[i].second.calls);
-  return table + line("in no operator", total - seen, 0);
+  for (const auto& item : times) seen += item.second.seconds;
+  return "operators of one step, without those they call, and their calls" + table_of(times, total) +
+         table_line("in no operator", {total - seen, 0}, total);
 }
 
 int64_t steps_of(const Arguments& arguments) {
@@ -131,6 +169,9 @@ int run(const Arguments& arguments) {
   // Its parts. What is left of the networks' passes in a method's step is labelling, mixing and losses.
   const auto batches = trial.load();
   trial.stop_loading();
+  std::optional<DeviceTimes> of_device;
+  if (device.is_cuda()) of_device = measure_device(device, [&] { trial.step(batches); });
+  trial.use_graph(false);
   std::map<std::string, std::vector<double>> part_ms;
   const double without_data_ms = median_ms(device, steps, [&] {
     const ScopeTimer timer(device);
@@ -141,7 +182,7 @@ int run(const Arguments& arguments) {
     part_ms["backward"].push_back(1000 * (timer.seconds(kBackwardScope) + early));
     part_ms["optimizer"].push_back(1000 * timer.seconds(kOptimizerScope));
   });
-  if (arguments.has("operators")) log_info(operator_table([&] { trial.step(batches); }));
+  if (arguments.has("operators")) log_info(of_device ? of_device->table : operator_table([&] { trial.step(batches); }));
 
   const double load_ms = median_ms(device, steps, [&] { trial.load(); });
   trial.stop_loading();
@@ -170,6 +211,11 @@ int run(const Arguments& arguments) {
   json["step_without_data_ms"] = without_data_ms;
   json["loading_ms"] = load_ms;
   json["peak_memory_mb"] = memory_mb;
+  if (of_device) {
+    json["device_idle_share"] = of_device->idle_share;
+    table +=
+        format("\nthe GPU waits for the host %.1f %% of a step of %.1f ms", 100 * of_device->idle_share, of_device->span_ms);
+  }
   const double gflops = flop / step_ms / 1e6;
   json["flop_per_step"] = flop;
   json["gflops"] = gflops;
@@ -192,13 +238,14 @@ const bool kRegistered = add_command({
     .details =
         R"(The step is timed as training runs it, reading ahead included. Its FLOP are those of convolutions and matrix products,
 2 for a multiply-add; their peak is that of a large matrix product in the run's precision, measured in the same run.
+On a GPU the parts are those of a step that is queued operation by operation, also where training starts it as a whole (run.cuda_graph).
 
 examples:
   semiseg bench configs/synthetic/demo.yaml
   semiseg bench configs/camvid/fixmatch.yaml data.root=/data/camvid run.precision=bf16 --steps 20 --json bench.json)",
     .flags = {{"steps", "N", "timed steps of each kind (10)"},
               {"json", "FILE", "write the numbers as JSON"},
-              {"operators", "", "also list the operators that take the most time of one step"}},
+              {"operators", "", "also list the operators, on a GPU the kernels, that take the most time of one step"}},
     .min_positional = 1,
     .max_positional = 1,
     .run = run,

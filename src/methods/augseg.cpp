@@ -45,6 +45,8 @@ class AugSeg : public Method {
   Segmenter& predictor() override { return teacher_.network(); }
   Segmenter& student() override { return *student_; }
 
+  bool repeats(const Progress& progress) const override { return weight_is_final(config_, progress); }
+
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;

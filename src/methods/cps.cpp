@@ -31,6 +31,8 @@ class CrossPseudoSupervision : public Method {
     return {{"student", branches_[0].network.get()}, {"twin", branches_[1].network.get()}};
   }
 
+  bool repeats(const Progress& progress) const override { return weight_is_final(config_, progress); }
+
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& unlabeled = batch.unlabeled;
 

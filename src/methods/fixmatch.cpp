@@ -41,6 +41,8 @@ class WeakToStrong : public Method {
   Segmenter& predictor() override { return teacher_.predictor(); }
   Segmenter& student() override { return *student_; }
 
+  bool repeats(const Progress& progress) const override { return teacher_.stays() && weight_is_final(config_, progress); }
+
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;

@@ -25,6 +25,8 @@ class MeanTeacher : public Method {
   Segmenter& predictor() override { return teacher_.network(); }
   Segmenter& student() override { return *student_; }
 
+  bool repeats(const Progress& progress) const override { return weight_is_final(config_, progress); }
+
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& strong_BCHW = batch.unlabeled.strong_BCHW.at(0);

@@ -48,6 +48,8 @@ class Teacher {
   Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner, std::shared_ptr<Segmenter> student);
 
   bool is_student() const { return !ema_ && history_.empty(); }
+  // Whether the same network predicts in every step.
+  bool stays() const { return history_.empty(); }
   // The network to evaluate and to save: the average where there is one, else the student.
   Segmenter& predictor() { return ema_ ? ema_->network() : *student_; }
 

@@ -29,6 +29,8 @@ class Retrain : public Method {
   Segmenter& student() override { return *student_; }
 
   // REQUIRES: unlabeled.truth_BHW holds the labels from the files.
+  bool repeats(const Progress& progress) const override { return weight_is_final(config_, progress); }
+
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;

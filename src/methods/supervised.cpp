@@ -14,6 +14,8 @@ class Supervised : public Method {
   Segmenter& predictor() override { return *student_; }
   Segmenter& student() override { return *student_; }
 
+  bool repeats(const Progress&) const override { return true; }
+
   StepOutput step(const TrainBatch& batch, const Progress&) override {
     const auto loss = loss_(student_->forward(batch.labeled.image_BCHW), batch.labeled.label_BHW);
     return {loss, {{"loss_supervised", loss.detach()}}, {}, {}};

@@ -35,25 +35,25 @@ Logits<T> view_of(const Tensor& contiguous_BKhw, const Upsampling& to) {
 unsigned blocks(int64_t of, int64_t each) { return static_cast<unsigned>((of + each - 1) / each); }
 int64_t cells_of(int64_t points) { return std::max<int64_t>(points - 1, 1); }
 
-template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient>
+template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, cuda::Form kForm>
 Tensor run_cross_entropy(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
   const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
   const dim3 grid = kGradient ? dim3(blocks(w, kCellsX - 1), blocks(h, kCellsY - 1), B)
                               : dim3(blocks(cells_of(w), kCellsX), blocks(cells_of(h), kCellsY), B);
   const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
   arguments.sums_N2 = sums_N2.data_ptr<float>();
-  cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient>
+  cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient, kForm>
       <<<grid, kLanes * kCellsY * kCellsX, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return sums_N2.sum(0, /*keepdim=*/false, at::kDouble).to(at::kFloat);
 }
 
-template <class T, bool kGradient>
+template <class T, bool kGradient, cuda::Form kForm>
 Tensor run_for_classes(const Tensor& logits_BKhw, const cuda::CrossEntropyArguments<T>& arguments) {
   const int64_t K = logits_BKhw.size(1);
-  if (K <= 20) return run_cross_entropy<T, 4, 5, 8, 16, kGradient>(logits_BKhw, arguments);  // 512 threads a block
-  if (K <= 32) return run_cross_entropy<T, 4, 8, 8, 8, kGradient>(logits_BKhw, arguments);
-  return run_cross_entropy<T, 32, 5, 4, 4, kGradient>(logits_BKhw, arguments);
+  if (K <= 20) return run_cross_entropy<T, 4, 5, 8, 12, kGradient, kForm>(logits_BKhw, arguments);  // 384 threads a block
+  if (K <= 32) return run_cross_entropy<T, 4, 8, 8, 8, kGradient, kForm>(logits_BKhw, arguments);
+  return run_cross_entropy<T, 32, 5, 4, 4, kGradient, kForm>(logits_BKhw, arguments);
 }
 
 CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options,
@@ -80,8 +80,17 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
         static_cast<float>(options.focal_gamma),
         want_gradient ? gradient_BKhw.data_ptr<float>() : nullptr,
         nullptr};
-    sums_2 = want_gradient ? run_for_classes<T, true>(contiguous_BKhw, arguments)
-                           : run_for_classes<T, false>(contiguous_BKhw, arguments);
+    using cuda::Form;
+    const auto run = [&](auto form) {
+      sums_2 = want_gradient ? run_for_classes<T, true, form.value>(contiguous_BKhw, arguments)
+                             : run_for_classes<T, false, form.value>(contiguous_BKhw, arguments);
+    };
+    if (options.focal_gamma > 0)
+      run(std::integral_constant<Form, Form::kFocal>{});
+    else if (options.label_smoothing > 0)
+      run(std::integral_constant<Form, Form::kSmooth>{});
+    else
+      run(std::integral_constant<Form, Form::kPlain>{});
   });
   return {sums_2[0], sums_2[1], gradient_BKhw};
 }
@@ -144,6 +153,19 @@ void add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const Tensor& 
 }
 
 }  // namespace
+
+Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes) {
+  const c10::cuda::CUDAGuard guard(class_BHW.device());
+  const auto classes = class_BHW.contiguous(), mask = mask_BHW.contiguous();
+  const auto counts_K = at::zeros({num_classes}, class_BHW.options());
+  constexpr int64_t kThreads = 256, kPixelsOfBlock = kThreads * 8, kMostBlocks = 1024;
+  cuda::count_kernel<<<static_cast<unsigned>(std::clamp<int64_t>(classes.numel() / kPixelsOfBlock, 1, kMostBlocks)), kThreads,
+                       0, c10::cuda::getCurrentCUDAStream()>>>(
+      classes.const_data_ptr<int64_t>(), mask.const_data_ptr<bool>(), classes.numel(), static_cast<int>(num_classes),
+      reinterpret_cast<unsigned long long*>(counts_K.data_ptr<int64_t>()));
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return counts_K;
+}
 
 bool serves(const Tensor& logits_BKhw) {
   const auto type = logits_BKhw.scalar_type();

@@ -9,4 +9,7 @@ namespace semiseg::ops::fused_cuda {
 bool serves(const Tensor& logits_BKhw);
 const FusedOps& ops();
 
+// As semiseg::count_classes, of tensors on a GPU.
+Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t num_classes);
+
 }  // namespace semiseg::ops::fused_cuda

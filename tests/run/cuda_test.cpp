@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 
+#include "models/layers.h"
 #include "run/program.h"
 #include "semiseg/config.h"
 #include "semiseg/device.h"
@@ -88,6 +89,15 @@ TEST_F(CudaOps, WhatIsReadOffThePixelsIsThePlainOne) {
       }
 }
 
+TEST_F(CudaOps, CountedClassesAreThePlainOnes) {
+  REQUIRE_GPU();
+  for (const int64_t K : {3, 19, 5000}) {
+    const auto class_BHW = labels_of(2, 300, 500, K - 1).remainder(K).cuda(), mask_BHW = waves({2, 300, 500}).cuda() > 0;
+    const auto [fused, plain] = both([&] { return count_classes(class_BHW, mask_BHW, K); });
+    EXPECT_TRUE(fused.equal(plain)) << K;
+  }
+}
+
 TEST_F(CudaOps, CountsOfAClassThatFillsTheImageAreWhole) {
   REQUIRE_GPU();
   const auto logits_BKhw = at::zeros({1, 19, 256, 512}).cuda();
@@ -97,6 +107,104 @@ TEST_F(CudaOps, CountsOfAClassThatFillsTheImageAreWhole) {
   upsample_confusion(logits_BKhw, label_BHW, {.H = 1024, .W = 2048}, counts_KK, false);
   EXPECT_EQ(counts_KK[7][3].item<int64_t>(), 1024 * 2048);
   EXPECT_EQ(counts_KK.sum().item<int64_t>(), 1024 * 2048);
+}
+
+// Output, gradients and running statistics of one pass, of a layer with weights that are not alike.
+template <class Norm, class Forward>
+std::vector<Tensor> pass(const std::shared_ptr<Norm>& layer, const Forward& forward, const Tensor& x_BCHW,
+                         const Tensor& residual_BCHW, at::ScalarType type) {
+  at::NoGradGuard no_grad;
+  for (const auto& item : layer->named_parameters()) item.value().copy_(waves(item.value().sizes().vec()) + 0.4);
+  for (const auto& item : layer->named_buffers())
+    if (item.key() == "running_mean") item.value().zero_();
+  move_module(*layer, at::kCUDA);
+  at::AutoGradMode with_gradient(true);
+  const auto leaf = [&](const Tensor& values) {
+    return values.cuda().to(type).contiguous(at::MemoryFormat::ChannelsLast).requires_grad_();
+  };
+  const auto x = leaf(x_BCHW), residual = leaf(residual_BCHW);
+  const auto y = forward(x, residual);
+  y.backward(waves(y.sizes().vec(), 1).flip(2).cuda().to(type));
+  std::vector<Tensor> results{y.detach(), x.grad()};
+  if (residual.grad().defined()) results.push_back(residual.grad());
+  for (const auto& parameter : layer->parameters()) results.push_back(parameter.grad());
+  for (const auto& buffer : layer->buffers())
+    if (buffer.dim() == 1) results.push_back(buffer);
+  return results;
+}
+
+// Relative to the whole: where a sum is within rounding of 0, one form's ReLU may let through what the other's does not.
+void expect_alike(const std::vector<Tensor>& got, const std::vector<Tensor>& wanted, double tolerance,
+                  const std::string& what) {
+  ASSERT_EQ(got.size(), wanted.size()) << what;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const auto error = (got[i].to(at::kDouble) - wanted[i].to(at::kDouble)).norm().item<double>();
+    EXPECT_LE(error, tolerance * (1 + wanted[i].to(at::kDouble).norm().item<double>())) << what << ", result " << i;
+  }
+}
+
+struct NormCase {
+  int64_t B, C, H, W;
+};
+// Channels of a fraction of a tile, of one, of several with a rest; one pixel; few and many chunks.
+const NormCase kNormCases[] = {{2, 8, 1, 1},    {2, 64, 33, 20}, {3, 256, 7, 9},
+                               {1, 320, 16, 8}, {2, 2048, 5, 4}, {4, 64, 120, 160}};
+
+TEST_F(CudaOps, BatchNormalisationWithWhatFollowsIsThePlainOne) {
+  REQUIRE_GPU();
+  for (const auto& [B, C, H, W] : kNormCases)
+    for (const auto& [type, tolerance] :
+         {std::pair(at::kFloat, 2e-3), std::pair(at::kHalf, 2e-2), std::pair(at::kBFloat16, 6e-2)})
+      for (const int form : {0, 1, 2}) {  // alone, with a ReLU, with a sum and a ReLU
+        const auto x = waves({B, C, H, W}) + 3, residual = waves({B, C, H, W}, 1).flip(1);
+        const auto [fused, plain] = both([&, type = type] {
+          const auto layer = std::make_shared<BatchNorm2d>(C);
+          return pass(
+              layer,
+              [&](const Tensor& a, const Tensor& b) {
+                return form == 0 ? layer->forward(a) : layer->forward_relu(a, form == 2 ? b : Tensor());
+              },
+              x, residual, type);
+        });
+        expect_alike(fused, plain, tolerance, str(B, " x ", C, " x ", H, " x ", W, ", ", at::toString(type), ", form ", form));
+      }
+}
+
+TEST_F(CudaOps, BatchNormalisationByRunningStatisticsIsThePlainOne) {
+  REQUIRE_GPU();
+  at::NoGradGuard no_grad;
+  for (const auto& [B, C, H, W] : kNormCases) {
+    const auto layer = std::make_shared<BatchNorm2d>(C);
+    for (const auto& parameter : layer->parameters()) parameter.copy_(waves(parameter.sizes().vec()));
+    for (const auto& item : layer->named_buffers())
+      if (item.value().dim() == 1) item.value().copy_(waves({C}).abs() + 0.1);
+    move_module(*layer, at::kCUDA);
+    layer->eval();
+    const auto x = waves({B, C, H, W}).cuda().contiguous(at::MemoryFormat::ChannelsLast);
+    const auto [fused, plain] =
+        both([&] { return layer->forward_relu(x, x.flip({1}).contiguous(at::MemoryFormat::ChannelsLast)); });
+    expect_close(fused.cpu(), plain.cpu(), 1e-5, str(C, " channels"));
+  }
+}
+
+TEST_F(CudaOps, GroupNormalisationWithItsReluIsThePlainOne) {
+  REQUIRE_GPU();
+  for (const auto& [type, tolerance] :
+       {std::pair(at::kFloat, 2e-3), std::pair(at::kHalf, 2e-2), std::pair(at::kBFloat16, 6e-2)})
+    for (const auto& [C, H, W] : {std::array<int64_t, 3>{128, 33, 20}, {128, 1, 2}, {64, 100, 80}}) {
+      const auto x = (waves({3, C, H, W}) + 3).to(type).to(at::kFloat);
+      const auto layer = std::make_shared<GroupNormReLU>(32, C);
+      const auto run = [&](at::ScalarType of_x) {
+        for (const auto& parameter : layer->parameters()) parameter.mutable_grad().reset();
+        return pass(
+            layer, [&](const Tensor& a, const Tensor&) { return layer->forward(a); }, x, x, of_x);
+      };
+      const auto fused = run(type);
+      use_fused_ops(false);
+      const auto plain = run(at::kFloat);  // ATen's takes no float16 with weights of float32
+      use_fused_ops(true);
+      expect_alike(fused, plain, tolerance, str(C, " x ", H, " x ", W, ", ", at::toString(type)));
+    }
 }
 
 TEST(CudaNetwork, ForwardPassIsTheCpus) {
@@ -142,6 +250,17 @@ TEST_F(CudaRun, LearnsAsOnTheCpu) {
   for (size_t e = 0; e < cpu.size(); ++e)
     EXPECT_NEAR(cuda[e]["train"]["loss_supervised"].get<double>(), cpu[e]["train"]["loss_supervised"].get<double>(),
                 0.02 * cpu[e]["train"]["loss_supervised"].get<double>());
+}
+
+TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
+  REQUIRE_GPU();
+  const std::string settings =
+      " run.device=cuda run.deterministic=true semi.method=unimatch semi.teacher=ema model.dropout=0.3";
+  for (const char* graph : {"auto", "off"}) {
+    const Outcome outcome = semiseg(str("train tiny.yaml run.cuda_graph=", graph, " run.name=", graph, settings));
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+  }
+  expect_equal(tensors("runs/auto/checkpoints/last.safetensors"), tensors("runs/off/checkpoints/last.safetensors"));
 }
 
 // Stopped within an epoch and gone on with, in both precisions.

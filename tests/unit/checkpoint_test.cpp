@@ -35,7 +35,8 @@ struct Rig {
 
   void update() {
     for (auto& p : method->student().parameters()) p.mutable_grad() = at::sin(at::arange(p.numel())).view_as(p);
-    optimizer->step(1);
+    optimizer->set_rate(1);
+    optimizer->step();
     method->after_update({1, 10, 5});
     state.step = 1;
     state.best_miou = 1.0 / 3;

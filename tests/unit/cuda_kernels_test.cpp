@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "ops/cuda/kernels.cuh"
+#include "ops/cuda/norm.cuh"
 #include "ops/plain.h"
+#include "semiseg/error.h"
 #include "unit/ops_cases.h"
 
 namespace semiseg {
@@ -46,8 +48,15 @@ Result cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const C
       static_cast<float>(options.focal_gamma),
       gradient_BKhw.data_ptr<float>(),
       sums_N2.data_ptr<float>()};
-  launch(grid, {kLanes * kCellsY * kCellsX},
-         [&] { ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient>(arguments); });
+  launch(grid, {kLanes * kCellsY * kCellsX}, [&] {
+    using ops::cuda::Form;
+    if (options.focal_gamma > 0)
+      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kFocal>(arguments);
+    else if (options.label_smoothing > 0)
+      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kSmooth>(arguments);
+    else
+      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kPlain>(arguments);
+  });
   const auto sums_2 = sums_N2.sum(0);
   return {sums_2[0], sums_2[1], gradient_BKhw};
 }
@@ -97,6 +106,18 @@ TEST(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
   expect_close(cross_entropy<32, 2, 2, 4, true>(logits_BKhw, label_BHW, {}).gradient_BKhw, leaf.grad(), 1e-5, "forty classes");
 }
 
+// Between a pair of points that differ by hundreds, the exponentials of some pixels are 0 below the bound of their row.
+TEST(CudaKernels, CrossEntropyHoldsWhereLogitsAreFarApart) {
+  const auto logits_BKhw = waves({1, 6, 3, 3}, 400);
+  const auto label_BHW = labels_of(1, 12, 12, 6);
+  const auto leaf = logits_BKhw.clone().requires_grad_();
+  const auto wanted = ops::plain::cross_entropy(leaf, label_BHW, {});
+  wanted.loss.backward();
+  const auto got = cross_entropy<4, 2, 4, 4, true>(logits_BKhw, label_BHW, {});
+  expect_close(got.loss, wanted.loss.detach(), 1e-5, "loss");
+  expect_close(got.gradient_BKhw, leaf.grad(), 1e-4, "gradient");
+}
+
 TEST(CudaKernels, RefusesALabelThatIsNoClass) {
   const auto label_BHW = at::full({1, 8, 8}, 6, at::kLong);
   EXPECT_THROW((cross_entropy<4, 2, 4, 4, true>(waves({1, 6, 2, 2}), label_BHW, {})), std::runtime_error);
@@ -143,6 +164,107 @@ TEST(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
       });
       expect_close(sum_BKHW, wanted_BKHW, 1e-5, size.what);
     }
+}
+
+TEST(CudaKernels, CountsClassesUnderAMask) {
+  for (const int64_t K : {3, 19, 5000}) {
+    const auto class_BHW = labels_of(1, 40, 70, K).remainder(K + 2), mask_BHW = waves({1, 40, 70}) > 0;
+    auto counts_K = at::zeros({K}, at::kLong);
+    launch({3}, {64}, [&] {
+      ops::cuda::count_kernel(class_BHW.const_data_ptr<int64_t>(), mask_BHW.const_data_ptr<bool>(), class_BHW.numel(),
+                              static_cast<int>(K), reinterpret_cast<unsigned long long*>(counts_K.data_ptr<int64_t>()));
+    });
+    const auto kept = class_BHW.masked_select(mask_BHW.logical_and(class_BHW < K));
+    EXPECT_TRUE(counts_K.equal(at::bincount(kept, {}, K))) << K;
+  }
+}
+
+// --- normalisation ---
+
+struct NormResult {
+  Tensor y, of_x, of_residual, of_weight, of_bias, mean, rstd, running_mean, running_var;
+};
+
+// x, residual and above: [B, P, C]; `most_pixels` of a chunk.
+template <bool kReLU, bool kResidual>
+NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& above, const Tensor& weight, const Tensor& bias,
+                     int channels_of_group, int most_pixels) {
+  namespace cuda = ops::cuda;
+  const auto B = static_cast<unsigned>(x.size(0));
+  const int C = static_cast<int>(x.size(2)), packs = C / cuda::kPack<float>;
+  const auto P = x.size(1);
+  const int tile = std::min(packs, 2);  // so that small cases have several
+  const int chunks = static_cast<int>((P + most_pixels - 1) / most_pixels);
+  const cuda::NormShape shape{P, C, tile, most_pixels, chunks};
+  const Dim3 grid{static_cast<unsigned>(chunks), blocks(packs, tile), B}, finish{blocks(C, cuda::kFinishChannels), B};
+  const Dim3 threads{cuda::kNormThreads}, finish_threads{cuda::kFinishChannels, cuda::kFinishParts};
+  const auto sums = at::full({x.size(0), chunks, 2, C}, NAN);
+  const auto of_BC = [&] { return at::full({x.size(0), C}, NAN); };
+  const auto scale = of_BC(), shift = of_BC(), q = of_BC(), r = of_BC();
+  NormResult result{at::full_like(x, NAN), at::full_like(x, NAN), at::full_like(x, NAN), of_BC(), of_BC(), of_BC(), of_BC(),
+                    at::zeros({C}),        at::ones({C})};
+  const cuda::NormParameters parameters{weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), 1e-5f, channels_of_group};
+  const auto f = [](const Tensor& tensor) { return tensor.data_ptr<float>(); };
+  launch(grid, threads, [&] { cuda::moments_kernel<float>(f(x), shape, f(sums)); });
+  launch(finish, finish_threads, [&] {
+    cuda::finish_moments_kernel<float>(f(x), shape, f(sums), parameters, f(scale), f(shift), f(result.mean), f(result.rstd),
+                                       B == 1 ? f(result.running_mean) : nullptr, f(result.running_var), 0.1f);
+  });
+  launch(grid, threads,
+         [&] { cuda::apply_norm_kernel<float, kReLU, kResidual>(f(x), f(residual), shape, f(scale), f(shift), f(result.y)); });
+  sums.fill_(NAN);
+  launch(grid, threads, [&] {
+    cuda::gradient_sums_kernel<float, kReLU, kResidual>(f(x), f(above), f(result.y), shape, f(scale), f(shift), f(result.mean),
+                                                        f(result.of_residual), f(sums));
+  });
+  launch(finish, finish_threads, [&] {
+    cuda::finish_gradient_kernel(shape, f(sums), parameters, f(result.mean), f(result.rstd), f(q), f(r), f(result.of_weight),
+                                 f(result.of_bias));
+  });
+  launch(grid, threads, [&] {
+    cuda::norm_gradient_kernel<float, kReLU, kResidual>(f(x), kReLU && kResidual ? f(result.of_residual) : f(above), shape,
+                                                        f(scale), f(shift), f(q), f(r), f(result.of_x));
+  });
+  return result;
+}
+
+template <bool kReLU, bool kResidual>
+void expect_plain_norm(int64_t B, int64_t P, int64_t C, int64_t groups, int most_pixels) {
+  const std::string what = str(B, " x ", P, " x ", C, ", ", groups, " groups", kReLU ? ", ReLU" : "", kResidual ? ", sum" : "");
+  const auto x = waves({B, P, C}) + 20, residual = waves({B, P, C}, 1).flip(1), above = waves({B, P, C}, 1).flip(2);
+  const auto weight = waves({C}) + 0.4, bias = waves({C}, 1);
+  const auto leaf = [](const Tensor& values) { return values.to(at::kDouble).requires_grad_(); };
+  const auto leaf_x = leaf(x), leaf_residual = leaf(residual), leaf_weight = leaf(weight), leaf_bias = leaf(bias);
+  const bool batch = groups == 0;
+  const auto running_mean = at::zeros({C}, at::kDouble), running_var = at::ones({C}, at::kDouble);
+  const auto x_BCP = leaf_x.transpose(1, 2);
+  auto y = batch ? at::batch_norm(x_BCP, leaf_weight, leaf_bias, running_mean, running_var, true, 0.1, 1e-5, false)
+                 : at::group_norm(x_BCP, groups, leaf_weight, leaf_bias, 1e-5);
+  y = y.transpose(1, 2);
+  if (kResidual) y = y + leaf_residual;
+  if (kReLU) y = y.relu();
+  y.backward(above.to(at::kDouble));
+
+  const auto shaped = [&](const Tensor& tensor) { return batch ? tensor.reshape({1, B * P, C}) : tensor; };
+  const auto got = normalise<kReLU, kResidual>(shaped(x), shaped(residual), shaped(above), weight, bias,
+                                               batch ? 1 : static_cast<int>(C / groups), most_pixels);
+  expect_close(got.y.view({B, P, C}), y.detach(), 1e-4, what);
+  expect_close(got.of_x.view({B, P, C}), leaf_x.grad(), 2e-4, what);
+  if (kReLU && kResidual) expect_close(got.of_residual.view({B, P, C}), leaf_residual.grad(), 1e-5, what);
+  expect_close(got.of_weight.sum(0), leaf_weight.grad(), 2e-4, what);
+  expect_close(got.of_bias.sum(0), leaf_bias.grad(), 1e-4, what);
+  if (!batch) return;
+  expect_close(got.running_mean, running_mean, 1e-5, what);
+  expect_close(got.running_var, running_var, 1e-5, what);
+}
+
+TEST(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
+  expect_plain_norm<false, false>(2, 9, 12, 0, 256);
+  expect_plain_norm<true, false>(2, 300, 12, 0, 256);
+  expect_plain_norm<true, true>(1, 150, 4, 0, 64);
+  expect_plain_norm<true, true>(2, 20, 36, 0, 128);
+  expect_plain_norm<true, false>(2, 130, 16, 4, 128);
+  expect_plain_norm<true, false>(3, 5, 64, 2, 128);
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ TEST(Optimizer, SgdWithMomentumByHand) {
   config.decoder_lr_multiplier = 10;
   Rig rig(config);
   rig.set_gradients(1);
-  rig.optimizer.step(1);
+  rig.optimizer.set_rate(1);
+  rig.optimizer.step();
   // v = g + wd w;  w <- w - lr v;  then v <- .9 v + g + wd w
   double w = 1, v = 1 + 0.01 * 1;
   w -= 0.1 * v;
@@ -58,7 +59,8 @@ TEST(Optimizer, SgdWithMomentumByHand) {
   EXPECT_NEAR(rig.parameter(kDecoder)[0].item<double>(), -1.0, 1e-6);
   v = 0.9 * v + 1 + 0.01 * w;
   w -= 0.05 * v;
-  rig.optimizer.step(0.5);
+  rig.optimizer.set_rate(0.5);
+  rig.optimizer.step();
   EXPECT_NEAR(rig.parameter(kEncoder)[0].item<double>(), w, 1e-6);
 }
 
@@ -72,7 +74,8 @@ TEST(Optimizer, AdamWByHand) {
   for (int t = 1; t <= 3; ++t) {
     const double g = t;
     rig.set_gradients(g);
-    rig.optimizer.step(1);
+    rig.optimizer.set_rate(1);
+    rig.optimizer.step();
     w *= 1 - 0.01 * 0.1;
     m = 0.9 * m + 0.1 * g;
     v = 0.999 * v + 0.001 * g * g;
@@ -91,7 +94,8 @@ TEST(Optimizer, ClipsByGlobalNorm) {
   rig.set_gradients(2);
   double count = 0;
   for (const auto& p : rig.network->parameters()) count += static_cast<double>(p.numel());
-  rig.optimizer.step(1);
+  rig.optimizer.set_rate(1);
+  rig.optimizer.step();
   EXPECT_NEAR(rig.parameter(kDecoder)[0].item<double>(), -0.5 / std::sqrt(count), 1e-7);
 }
 
@@ -99,7 +103,8 @@ TEST(Optimizer, StateGoesThroughNames) {
   OptimConfig config;
   Rig a(config), b(config);
   a.set_gradients(1);
-  a.optimizer.step(1);
+  a.optimizer.set_rate(1);
+  a.optimizer.step();
   b.optimizer.load_state(a.optimizer.state());
   EXPECT_TRUE(
       b.optimizer.state().at("encoder.conv1.weight.momentum").equal(a.optimizer.state().at("encoder.conv1.weight.momentum")));
@@ -113,7 +118,8 @@ TEST(Optimizer, KeepsTheModulesOfAMethodApart) {
   Optimizer optimizer({{"student", first.get()}, {"twin", second.get()}}, OptimConfig{});
   for (auto& p : first->parameters()) p.mutable_grad() = at::ones_like(p);
   const auto before = second->named_parameters()["encoder.bn1.weight"].clone();
-  optimizer.step(1);  // the second has no gradient: only weight decay moves it
+  optimizer.set_rate(1);
+  optimizer.step();  // the second has no gradient: only weight decay moves it
   const auto state = optimizer.state();
   EXPECT_EQ(state.count("encoder.bn1.weight.momentum"), 1u);
   EXPECT_EQ(state.count("twin.encoder.bn1.weight.momentum"), 1u);

@@ -10,8 +10,10 @@
 
 // Arrays stay in registers only where every index is known when the kernel is compiled.
 #ifdef __CUDACC__
+#define SEMISEG_KERNEL  // a kernel that is no template
 #define SEMISEG_UNROLL _Pragma("unroll")
 #else
+#define SEMISEG_KERNEL inline
 #define SEMISEG_UNROLL
 #endif
 
@@ -107,13 +109,47 @@ __device__ float max_over_lanes(float value) {
   return value;
 }
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// Without the care for numbers below 2^-126 that the libraries' functions take.
+__device__ inline float fast_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+__device__ inline float fast_log2(float x) {
+#ifdef __CUDA_ARCH__
+  return __log2f(x);
+#else
+  return log2f(x);
+#endif
+}
+__device__ inline float fast_quotient(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
 // A block works on kCellsY x kCellsX cells; each has kLanes threads, of which lane l holds the classes l, l + kLanes, ...:
 // kClasses of them. Gradients of a point come from the four cells around it, so the block computes a row and a column of cells
 // more than it has points to write, whose losses another block counts. Grid: (columns, rows, B) of blocks.
-template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient>
-__global__ void __launch_bounds__(kLanes* kCellsY* kCellsX) cross_entropy_kernel(CrossEntropyArguments<T> a) {
+//
+// What a pixel costs is its exponentials, so that little else is done for each: logits are kept by base 2 and below a bound that holds
+// for a cell's row of pixels, what the label takes away from loss and gradient is added up over neighbours of one label, and a pixel's
+// label is fetched while the one before is worked on.
+enum class Form { kPlain, kSmooth, kFocal };  // kSmooth: with label smoothing; kFocal: a focal loss
+template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, Form kForm>
+__global__ void __launch_bounds__(kLanes* kCellsY* kCellsX, 768 / (kLanes * kCellsY * kCellsX))
+    cross_entropy_kernel(CrossEntropyArguments<T> a) {
   constexpr int kCells = kCellsY * kCellsX, kThreads = kCells * kLanes, kHalo = kGradient ? 1 : 0;
-  __shared__ float corner[kGradient ? kLanes : 1][4][kGradient ? kCells : 1];
+  constexpr bool kSmooth = kForm == Form::kSmooth, kFocal = kForm == Form::kFocal;
+  __shared__ float corner[kGradient ? kClasses : 1][4][kGradient ? kThreads : 1];  // gradients, of each thread
   __shared__ float loss_sum[kThreads], weight_sum[kThreads];
 
   const Logits<T>& logits = a.logits;
@@ -124,23 +160,28 @@ __global__ void __launch_bounds__(kLanes* kCellsY* kCellsX) cross_entropy_kernel
             first_j = static_cast<int>(blockIdx.x) * (kCellsX - kHalo);
   const int i = first_i - kHalo + cy, j = first_j - kHalo + cx;
   const bool exists = i >= 0 && i < logits.y.cells() && j >= 0 && j < logits.x.cells();
-  const bool counts = cy >= kHalo && cx >= kHalo && lane == 0;
+  const bool counts = cy >= kHalo && cx >= kHalo;
 
-  float top_left[kClasses] = {}, top_right[kClasses] = {}, bottom_left[kClasses] = {},
-        bottom_right[kClasses] = {};  // gradients
-  float loss = 0, weight = 0;
+  const auto own = [&](int n, int c) -> float& { return corner[n][c][threadIdx.x]; };  // top left, top right, bottom left and right
+  if (kGradient) {
+    SEMISEG_UNROLL
+    for (int n = 0; n < kClasses; ++n) own(n, 0) = own(n, 1) = own(n, 2) = own(n, 3) = 0;
+  }
+  float of_cell = 0, of_lane = 0, weight = 0;  // the loss, to base 2 but for a focal one: what all lanes know, what one knows
 
   if (exists) {
     const int i1 = logits.y.next(i), j1 = logits.x.next(j);
+    const float smooth = kSmooth ? a.label_smoothing / static_cast<float>(K) : 0.0f;
     float class_weight[kClasses], all_weights = 0;
-    SEMISEG_UNROLL
-    for (int n = 0; n < kClasses; ++n) {
-      const int k = lane + n * kLanes;
-      class_weight[n] = k >= K ? 0.0f : a.weight_K ? a.weight_K[k] : 1.0f;
-      all_weights += class_weight[n];
+    if (kSmooth) {
+      SEMISEG_UNROLL
+      for (int n = 0; n < kClasses; ++n) {
+        const int k = lane + n * kLanes;
+        class_weight[n] = k >= K ? 0.0f : a.weight_K ? a.weight_K[k] : 1.0f;
+        all_weights += class_weight[n];
+      }
+      all_weights = sum_over_lanes<kLanes>(all_weights);
     }
-    all_weights = sum_over_lanes<kLanes>(all_weights);
-    const float smooth = a.label_smoothing / static_cast<float>(K);
 
     const int begin_x = logits.x.first_pixel(j), end_x = logits.x.first_pixel(j + 1);
     const int end_y = logits.y.first_pixel(i + 1);
@@ -148,6 +189,7 @@ __global__ void __launch_bounds__(kLanes* kCellsY* kCellsX) cross_entropy_kernel
       const float down = logits.y.fraction(y);
       float left[kClasses], slope[kClasses];  // logits along this row of pixels
       float left_gradient[kClasses] = {}, right_gradient[kClasses] = {};
+      float bound = -INFINITY;
       SEMISEG_UNROLL
       for (int n = 0; n < kClasses; ++n) {
         const int k = lane + n * kLanes;
@@ -157,123 +199,175 @@ __global__ void __launch_bounds__(kLanes* kCellsY* kCellsX) cross_entropy_kernel
         }
         const float tl = logits.at(b, k, i, j), tr = logits.at(b, k, i, j1);
         const float bl = logits.at(b, k, i1, j), br = logits.at(b, k, i1, j1);
-        left[n] = tl + down * (bl - tl);
-        slope[n] = tr + down * (br - tr) - left[n];
+        const float at_left = kLog2E * (tl + down * (bl - tl)), at_right = kLog2E * (tr + down * (br - tr));
+        left[n] = at_left;
+        slope[n] = at_right - at_left;
+        bound = fmaxf(bound, fmaxf(at_left, at_right));
       }
-      for (int x = begin_x; x < end_x; ++x) {
+      bound = max_over_lanes<kLanes>(bound);
+      float smooth_left = 0, smooth_slope = 0;  // sums over the classes of weight and logit
+      SEMISEG_UNROLL
+      for (int n = 0; n < kClasses; ++n) {
+        left[n] -= bound;
+        if (kSmooth && lane + n * kLanes < K) {
+          smooth_left += class_weight[n] * left[n];
+          smooth_slope += class_weight[n] * slope[n];
+        }
+      }
+      if (kSmooth) {
+        smooth_left = sum_over_lanes<kLanes>(smooth_left);
+        smooth_slope = sum_over_lanes<kLanes>(smooth_slope);
+      }
+
+      // Of the neighbours of one label that were passed last, and of all: sums of what goes to the left and to the right.
+      int label_before = -1;
+      float weight_of_label = 1, label_left = 0, label_right = 0, all_left = 0, all_right = 0;
+      const auto settle_label = [&] {
+        if (label_before < 0) return;
+        SEMISEG_UNROLL
+        for (int n = 0; n < kClasses; ++n)
+          if (lane + n * kLanes == label_before) {
+            if (!kFocal) of_lane -= label_left * left[n] + label_right * (left[n] + slope[n]);
+            left_gradient[n] -= label_left;
+            right_gradient[n] -= label_right;
+          }
+        label_left = label_right = 0;
+      };
+      int next_label = 0;
+      float next_v = 0;
+      const auto fetch = [&](int x) {
+        next_v = 0;
+        if (x >= end_x) return;
         const int64_t pixel = logits.pixel(b, y, x);
         const int64_t label = a.label_BHW[pixel];
-        if (label == kIgnoredLabel) continue;
-        CUDA_KERNEL_ASSERT(label >= 0 && label < K && "a label is neither a class nor ignored");
-        float v = a.pixel_weight_BHW ? a.pixel_weight_BHW[pixel] : 1.0f;
-        if (a.mask_BHW) v = a.mask_BHW[pixel] ? v : 0.0f;
+        next_label = static_cast<int>(label);
+        next_v = a.pixel_weight_BHW ? a.pixel_weight_BHW[pixel] : 1.0f;
+        if (a.mask_BHW) next_v = a.mask_BHW[pixel] ? next_v : 0.0f;
+        if (label == kIgnoredLabel) next_v = 0;
+        CUDA_KERNEL_ASSERT(label == kIgnoredLabel || (label >= 0 && label < K && "a label is neither a class nor ignored"));
+      };
+      fetch(begin_x);
+      for (int x = begin_x; x < end_x; ++x) {
+        const int label = next_label;
+        const float v = next_v;
+        fetch(x + 1);
         if (v == 0) continue;  // all lanes of the cell alike
+        if (label != label_before) {
+          settle_label();
+          label_before = label;
+          weight_of_label = a.weight_K ? a.weight_K[label] : 1.0f;
+        }
 
         const float right = logits.x.fraction(x);
-        float largest = -INFINITY, exponential[kClasses], sum = 0;
+        float exponential[kClasses], sum = 0, below = 0;
         SEMISEG_UNROLL
         for (int n = 0; n < kClasses; ++n) {
-          exponential[n] = left[n] + right * slope[n];
-          largest = fmaxf(largest, exponential[n]);
-        }
-        largest = max_over_lanes<kLanes>(largest);
-        float of_label = 0, weight_of_label = 0, weighted = 0;
-        SEMISEG_UNROLL
-        for (int n = 0; n < kClasses; ++n) {
-          const float z = exponential[n] - largest;
-          const int k = lane + n * kLanes;
-          if (k == label) of_label = z, weight_of_label = class_weight[n];
-          if (k < K) weighted += class_weight[n] * z;
-          exponential[n] = expf(z);
+          exponential[n] = fast_exp2(left[n] + right * slope[n]);
           sum += exponential[n];
         }
         sum = sum_over_lanes<kLanes>(sum);
-        of_label = sum_over_lanes<kLanes>(of_label);
-        weight_of_label = sum_over_lanes<kLanes>(weight_of_label);
-        const float log_sum = logf(sum), nll = log_sum - of_label;
+        if (!(sum > 0x1p-100f)) {
+          // All logits here are far below the row's bound: the pixel's own largest one is the bound.
+          float largest = -INFINITY;
+          SEMISEG_UNROLL
+          for (int n = 0; n < kClasses; ++n) largest = fmaxf(largest, left[n] + right * slope[n]);
+          below = max_over_lanes<kLanes>(largest);
+          sum = 0;
+          SEMISEG_UNROLL
+          for (int n = 0; n < kClasses; ++n) {
+            exponential[n] = fast_exp2(left[n] + right * slope[n] - below);
+            sum += exponential[n];
+          }
+          sum = sum_over_lanes<kLanes>(sum);
+        }
+        const float log_sum = fast_log2(sum) + below;
 
         // d loss / d z_k = of_all p_k - of_one [k is the label] - v smooth w_k
-        float value, of_all, of_one;
-        if (a.focal_gamma > 0) {
+        float of_all, of_one;
+        if (kFocal) {
+          float of_label = 0;
+          SEMISEG_UNROLL
+          for (int n = 0; n < kClasses; ++n)
+            if (lane + n * kLanes == label) of_label = left[n] + right * slope[n];
+          const float nll = kLn2 * (log_sum - sum_over_lanes<kLanes>(of_label));
           const float probability = expf(-nll), doubt = fmaxf(-expm1f(-nll), 1e-6f);
           const float power = powf(doubt, a.focal_gamma);
-          value = power * nll;
           of_one = power + (-expm1f(-nll) > 1e-6f ? a.focal_gamma * power / doubt * probability * nll : 0.0f);
-          value *= v * weight_of_label;
           of_all = of_one = of_one * v * weight_of_label;
+          of_cell += power * nll * v * weight_of_label;
         } else {
-          of_one = (1 - a.label_smoothing) * weight_of_label * v;
-          of_all = of_one;
-          value = of_one * nll;
-          if (smooth > 0) {
-            weighted = sum_over_lanes<kLanes>(weighted);
-            value += v * smooth * (all_weights * log_sum - weighted);
+          of_all = of_one = (kSmooth ? 1 - a.label_smoothing : 1.0f) * weight_of_label * v;
+          of_cell += of_one * log_sum;
+          if (kSmooth) {
+            of_cell += v * smooth * (all_weights * log_sum - (smooth_left + right * smooth_slope));
             of_all += v * smooth * all_weights;
+            all_left += v * (1 - right);
+            all_right += v * right;
           }
         }
-        loss += value;
+        label_left += of_one * (1 - right);
+        label_right += of_one * right;
         weight += v * weight_of_label;
 
         if (kGradient) {
-          const float scale = of_all / sum, from_right = right, from_left = 1 - right;
+          const float to_right = fast_quotient(of_all, sum) * right, to_left = fast_quotient(of_all, sum) * (1 - right);
           SEMISEG_UNROLL
           for (int n = 0; n < kClasses; ++n) {
-            float g = scale * exponential[n] - v * smooth * class_weight[n];
-            if (lane + n * kLanes == label) g -= of_one;
-            left_gradient[n] += from_left * g;
-            right_gradient[n] += from_right * g;
+            left_gradient[n] += to_left * exponential[n];
+            right_gradient[n] += to_right * exponential[n];
           }
         }
       }
+      settle_label();
       if (kGradient) {
         SEMISEG_UNROLL
         for (int n = 0; n < kClasses; ++n) {
-          top_left[n] += (1 - down) * left_gradient[n];
-          top_right[n] += (1 - down) * right_gradient[n];
-          bottom_left[n] += down * left_gradient[n];
-          bottom_right[n] += down * right_gradient[n];
+          if (kSmooth) {
+            left_gradient[n] -= smooth * class_weight[n] * all_left;
+            right_gradient[n] -= smooth * class_weight[n] * all_right;
+          }
+          own(n, 0) += (1 - down) * left_gradient[n];
+          own(n, 1) += (1 - down) * right_gradient[n];
+          own(n, 2) += down * left_gradient[n];
+          own(n, 3) += down * right_gradient[n];
         }
       }
     }
   }
 
   if (kGradient) {
-    // kLanes classes at a time: the cells' corners, then the points' sums over the (up to four) cells around them.
-    SEMISEG_UNROLL
-    for (int n = 0; n < kClasses; ++n) {
-      corner[lane][0][cell] = top_left[n];
-      corner[lane][1][cell] = top_right[n];
-      corner[lane][2][cell] = bottom_left[n];
-      corner[lane][3][cell] = bottom_right[n];
-      __syncthreads();
-      constexpr int kPoints = (kCellsY - 1) * (kCellsX - 1);
-      for (int t = static_cast<int>(threadIdx.x); t < kPoints * kLanes; t += kThreads) {
-        const int k = t / kPoints + n * kLanes, py = t % kPoints / (kCellsX - 1), px = t % (kCellsX - 1);
-        const int to_i = first_i + py, to_j = first_j + px;
-        if (k >= K || to_i >= logits.y.points || to_j >= logits.x.points) continue;
-        // Cells above and below the point, left and right of it; those beyond the border hold zeros. A lone point is both
-        // corners of its only cell.
-        const int l = t / kPoints, below = py + 1, above = py, at_right = px + 1, at_left = px;
-        const auto of = [&](int c, int row, int column) { return corner[l][c][row * kCellsX + column]; };
-        float sum = of(0, below, at_right) + of(1, below, at_left) + of(2, above, at_right) + of(3, above, at_left);
-        const bool lone_y = logits.y.points == 1, lone_x = logits.x.points == 1;
-        if (lone_y) sum += of(2, below, at_right) + of(3, below, at_left);
-        if (lone_x) sum += of(1, below, at_right) + of(3, above, at_right);
-        if (lone_y && lone_x) sum += of(3, below, at_right);
-        a.gradient_BKhw[((static_cast<int64_t>(b) * K + k) * logits.y.points + to_i) * logits.x.points + to_j] = sum;
-      }
-      __syncthreads();
+    // A point's gradient is the sum over the (up to four) cells around it.
+    __syncthreads();
+    constexpr int kPoints = (kCellsY - 1) * (kCellsX - 1);
+    for (int t = static_cast<int>(threadIdx.x); t < kPoints * K; t += kThreads) {
+      const int k = t / kPoints, py = t % kPoints / (kCellsX - 1), px = t % (kCellsX - 1);
+      const int to_i = first_i + py, to_j = first_j + px;
+      if (to_i >= logits.y.points || to_j >= logits.x.points) continue;
+      // Cells above and below the point, left and right of it; those beyond the border hold zeros. A lone point is both corners of
+      // its only cell.
+      const int below = py + 1, above = py, at_right = px + 1, at_left = px;
+      const auto of = [&](int c, int row, int column) {
+        return corner[k / kLanes][c][(row * kCellsX + column) * kLanes + k % kLanes];
+      };
+      float sum = of(0, below, at_right) + of(1, below, at_left) + of(2, above, at_right) + of(3, above, at_left);
+      const bool lone_y = logits.y.points == 1, lone_x = logits.x.points == 1;
+      if (lone_y) sum += of(2, below, at_right) + of(3, below, at_left);
+      if (lone_x) sum += of(1, below, at_right) + of(3, above, at_right);
+      if (lone_y && lone_x) sum += of(3, below, at_right);
+      a.gradient_BKhw[((static_cast<int64_t>(b) * K + k) * logits.y.points + to_i) * logits.x.points + to_j] = sum;
     }
   }
 
-  loss_sum[threadIdx.x] = counts ? loss : 0.0f;
-  weight_sum[threadIdx.x] = counts ? weight : 0.0f;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  loss_sum[threadIdx.x] = counts ? (kFocal ? 1.0f : kLn2) * (lane == 0 ? of_cell + of_lane : of_lane) : 0.0f;
+  weight_sum[threadIdx.x] = counts && lane == 0 ? weight : 0.0f;
+  for (int left = kThreads; left > 1;) {
+    const int half = (left + 1) / 2;
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) {
+    if (static_cast<int>(threadIdx.x) < left - half) {
       loss_sum[threadIdx.x] += loss_sum[threadIdx.x + half];
       weight_sum[threadIdx.x] += weight_sum[threadIdx.x + half];
     }
+    left = half;
   }
   if (threadIdx.x == 0) {
     const int64_t block = (static_cast<int64_t>(b) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
@@ -400,9 +494,45 @@ __global__ void add_softmax_kernel(Logits<T> logits, float* sum, int64_t by_imag
   });
 }
 
+// counts_K[k] grows by the pixels of class k where the mask is set. Classes outside [0, K) are left out.
+constexpr int kSharedCounts = 64 * 64;
+__global__ SEMISEG_KERNEL void count_kernel(const int64_t* classes, const bool* mask, int64_t pixels, int K,
+                                            unsigned long long* counts_K) {
+  __shared__ unsigned counts[kSharedCounts];
+  const bool shared = K <= kSharedCounts;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  if (shared) {
+    for (int c = thread; c < K; c += threads) counts[c] = 0;
+    __syncthreads();
+  }
+  // Neighbours are mostly of one class: a thread adds up a run before it counts it.
+  constexpr int kRun = 8;
+  for (int64_t begin = (static_cast<int64_t>(blockIdx.x) * threads + thread) * kRun; begin < pixels;
+       begin += static_cast<int64_t>(gridDim.x) * threads * kRun) {
+    int64_t of = -1;
+    unsigned run = 0;
+    const auto count = [&] {
+      if (run == 0 || of < 0 || of >= K) return;
+      if (shared)
+        atomicAdd(&counts[of], run);
+      else
+        atomicAdd(&counts_K[of], static_cast<unsigned long long>(run));
+    };
+    for (int64_t i = begin; i < begin + kRun && i < pixels; ++i) {
+      if (!mask[i]) continue;
+      if (classes[i] != of) count(), of = classes[i], run = 0;
+      ++run;
+    }
+    count();
+  }
+  if (!shared) return;
+  __syncthreads();
+  for (int c = thread; c < K; c += threads)
+    if (counts[c] > 0) atomicAdd(&counts_K[c], static_cast<unsigned long long>(counts[c]));
+}
+
 // counts_KK[label][class of the highest logit] grows by the pixels whose label is in [0, K). A block counts in shared memory,
 // where [K, K] fits into kSharedCounts. class_BHW may be null.
-constexpr int kSharedCounts = 64 * 64;
 template <class T, class Label>
 __global__ void confusion_kernel(Logits<T> logits, const Label* label_BHW, unsigned long long* counts_KK, int64_t* class_BHW) {
   __shared__ unsigned counts[kSharedCounts];

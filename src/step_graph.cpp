@@ -1,0 +1,123 @@
+#include "step_graph.h"
+
+#include <ATen/ATen.h>
+
+#include <utility>
+#include <vector>
+
+#include "models/layers.h"
+#include "semiseg/device.h"
+#include "semiseg/log.h"
+#ifdef SEMISEG_CUDA
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#endif
+
+namespace semiseg {
+#ifdef SEMISEG_CUDA
+namespace {
+
+// Every tensor of a batch, in a fixed order; undefined ones too.
+template <class Batch>
+auto tensors_of(Batch& batch) {
+  std::vector<decltype(&batch.labeled.image_BCHW)> all{&batch.labeled.image_BCHW, &batch.labeled.label_BHW};
+  for (auto* part : {&batch.unlabeled, &batch.mix}) {
+    for (auto* tensor : {&part->weak_BCHW, &part->valid_BHW, &part->truth_BHW}) all.push_back(tensor);
+    for (auto* list : {&part->strong_BCHW, &part->cutmix_box_B4, &part->draw_BD})
+      for (auto& tensor : *list) all.push_back(&tensor);
+  }
+  return all;
+}
+
+std::vector<Dropout*> dropouts_of(const torch::nn::Module& module) {
+  std::vector<Dropout*> found;
+  for (const auto& child : module.modules(/*include_self=*/false))
+    if (auto* dropout = dynamic_cast<Dropout*>(child.get())) found.push_back(dropout);
+  return found;
+}
+
+// A recording that has failed must be ended before anything else can run.
+void try_to_end(at::cuda::CUDAGraph& graph) {
+  try {
+    graph.capture_end();
+  } catch (const std::exception&) {
+  }
+  cudaGetLastError();
+}
+
+}  // namespace
+
+struct StepGraph::Recorded {
+  at::cuda::CUDAGraph graph;
+  TrainBatch batch;  // where the graph reads its data
+  StepOutput out;    // where it leaves its results
+};
+
+void StepGraph::record(const TrainBatch& batch, const std::function<StepOutput(const TrainBatch&)>& work) {
+  auto recorded = std::make_unique<Recorded>();
+  recorded->batch = batch;
+  for (Tensor* tensor : tensors_of(recorded->batch))
+    if (tensor->defined()) *tensor = tensor->clone();
+  wait_for(batch.labeled.image_BCHW.device());
+  c10::cuda::CUDACachingAllocator::emptyCache();  // the graph has memory of its own
+  const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+  try {
+    // Of this thread alone: the loader's go on taking memory.
+    recorded->graph.capture_begin(/*pool=*/{0, 0}, cudaStreamCaptureModeThreadLocal);
+    recorded->out = work(recorded->batch);
+    recorded->graph.capture_end();
+  } catch (const std::exception& e) {
+    const std::string what = e.what();
+    try_to_end(recorded->graph);
+    recorded.reset();
+    for (Dropout* dropout : dropouts_of(method_)) dropout->keep_masks(false);
+    able_ = prepared_ = false;
+    log_warning("this step cannot be recorded as a CUDA graph and runs one operation at a time: " +
+                what.substr(0, what.find('\n')));
+    return;
+  }
+  recorded->out.loss = recorded->out.loss.detach();
+  recorded_ = std::move(recorded);
+}
+
+StepOutput StepGraph::run(const TrainBatch& batch, const Progress& progress,
+                          const std::function<StepOutput(const TrainBatch&)>& work) {
+  constexpr int64_t kStepsBefore = 1;
+  if (prepared_)
+    for (Dropout* dropout : dropouts_of(method_)) dropout->redraw();
+  if (!recorded_ && able_ && wanted_ && ++steps_ > kStepsBefore && method_.repeats(progress)) {
+    if (prepared_) {
+      record(batch, work);
+    } else {
+      // One more step: what the graph reads must lie where it will stay before anything is recorded.
+      for (Dropout* dropout : dropouts_of(method_)) dropout->keep_masks(true);
+      prepared_ = true;
+    }
+  }
+  if (!recorded_ || !wanted_) return work(batch);
+
+  const auto to = tensors_of(recorded_->batch);
+  const auto from = tensors_of(batch);
+  for (size_t i = 0; i < to.size(); ++i)
+    if (to[i]->defined()) to[i]->copy_(*from[i]);
+  recorded_->graph.replay();
+  return recorded_->out;
+}
+
+#else
+
+struct StepGraph::Recorded {};
+
+StepOutput StepGraph::run(const TrainBatch& batch, const Progress&, const std::function<StepOutput(const TrainBatch&)>& work) {
+  return work(batch);
+}
+
+#endif
+
+StepGraph::StepGraph(const Config& config, torch::Device device, Method& method)
+    : method_(method), able_(config.run.cuda_graph != "off" && device.is_cuda() && config.optim.accumulate == 1) {}
+
+StepGraph::~StepGraph() = default;
+
+}  // namespace semiseg
