@@ -40,39 +40,34 @@ BatchNorm2d::BatchNorm2d(int64_t channels)
       running_var_(register_buffer("running_var", at::ones({channels}))),
       num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
 
-void BatchNorm2d::count_batch(const Tensor& x_BCHW) {
-  if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
-    throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
-                "optim.batch_labeled",
-                "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
-  num_batches_tracked_.add_(1);
-}
-
-Tensor BatchNorm2d::forward(const Tensor& x_BCHW) {
-  if (dissolved_) return x_BCHW;
-  if (is_training()) count_batch(x_BCHW);
-#ifdef SEMISEG_CUDA
-  if (fused_norm::serves_batch_norm(x_BCHW, is_training()))
-    return fused_norm::batch_norm(x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon},
-                                  /*relu=*/false, {});
-#endif
-  return at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
-                        /*cudnn_enabled=*/true);
-}
+Tensor BatchNorm2d::forward(const Tensor& x_BCHW) { return normalize(x_BCHW, /*relu=*/false, {}); }
 
 Tensor BatchNorm2d::forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW) {
+  return normalize(x_BCHW, /*relu=*/true, residual_BCHW);
+}
+
+Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) {
+  Tensor y = x_BCHW;
+  if (!dissolved_) {
+    if (is_training()) {
+      if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
+        throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
+                    "optim.batch_labeled",
+                    "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
+      num_batches_tracked_.add_(1);
+    }
 #ifdef SEMISEG_CUDA
-  if (!dissolved_ && fused_norm::serves_batch_norm(x_BCHW, is_training())) {
-    if (is_training()) count_batch(x_BCHW);
-    return fused_norm::batch_norm(x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon},
-                                  /*relu=*/true, residual_BCHW);
-  }
+    if (fused_norm::serves_batch_norm(x_BCHW, is_training()))
+      return fused_norm::batch_norm(
+          x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon}, relu, residual_BCHW);
 #endif
+    y = at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
+                       /*cudnn_enabled=*/true);
+  }
   // In place: no normalisation needs its output for its gradient. A dissolved one hands on what is another layer's, of which no
   // gradient is taken.
-  Tensor y = forward(x_BCHW);
   if (residual_BCHW.defined()) y.add_(residual_BCHW);
-  return at::relu_(y);
+  return relu ? at::relu_(y) : y;
 }
 
 ChannelAffine BatchNorm2d::dissolve() {
@@ -160,6 +155,13 @@ Tensor Dropout2d::draw(at::IntArrayRef sizes, double p, bool pinned, Random& ran
 
 Tensor Dropout2d::apply(const Tensor& x_BCHW, const Tensor& mask, double) const {
   return x_BCHW * mask.to(x_BCHW.scalar_type());
+}
+
+std::vector<Dropout*> dropouts_of(const torch::nn::Module& root) {
+  std::vector<Dropout*> found;
+  for (const auto& module : root.modules(/*include_self=*/false))
+    if (auto* dropout = dynamic_cast<Dropout*>(module.get())) found.push_back(dropout);
+  return found;
 }
 
 Sequential::Sequential(const std::vector<std::shared_ptr<Layer>>& layers) {

@@ -54,7 +54,7 @@ class BatchNorm2d : public Layer {
   ChannelAffine dissolve();
 
  private:
-  void count_batch(const Tensor& x_BCHW);
+  Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW);
 
   Tensor weight_, bias_, running_mean_, running_var_;  // [C]
   Tensor num_batches_tracked_;                         // int64, zero-dimensional
@@ -119,6 +119,9 @@ class Dropout2d : public Dropout {
   Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const override;
   Tensor apply(const Tensor& x_BCHW, const Tensor& mask, double p) const override;
 };
+
+// All within a module, in the order of its children.
+std::vector<Dropout*> dropouts_of(const torch::nn::Module& root);
 
 // Layers in order, named "0", "1", ...
 class Sequential : public Layer {

@@ -115,8 +115,7 @@ void initialize_parameters(torch::nn::Module& module, const std::string& prefix,
 
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step) {
   uint32_t layer = 0;
-  for (const auto& module : root.modules(/*include_self=*/false))
-    if (auto* dropout = dynamic_cast<Dropout*>(module.get())) dropout->reseed(seed, step, layer++);
+  for (Dropout* dropout : dropouts_of(root)) dropout->reseed(seed, step, layer++);
 }
 
 void copy_module(const torch::nn::Module& from, torch::nn::Module& to) {

@@ -185,10 +185,10 @@ bool weight_is_final(const SemiConfig& config, const Progress& progress) {
 }
 
 double unsupervised_weight(const SemiConfig& config, const Progress& progress) {
+  if (weight_is_final(config, progress)) return config.weight;
   const int64_t since = progress.step - config.burn_in_epochs * progress.steps_per_epoch;
   if (since < 0) return 0;
   const double length = static_cast<double>(config.ramp_up_epochs * progress.steps_per_epoch);
-  if (static_cast<double>(since) >= length) return config.weight;
   const double left = 1 - static_cast<double>(since) / length;
   return config.weight * std::exp(-5 * left * left);
 }

@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include "models/layers.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
 #ifdef SEMISEG_CUDA
@@ -28,13 +27,6 @@ auto tensors_of(Batch& batch) {
       for (auto& tensor : *list) all.push_back(&tensor);
   }
   return all;
-}
-
-std::vector<Dropout*> dropouts_of(const torch::nn::Module& module) {
-  std::vector<Dropout*> found;
-  for (const auto& child : module.modules(/*include_self=*/false))
-    if (auto* dropout = dynamic_cast<Dropout*>(child.get())) found.push_back(dropout);
-  return found;
 }
 
 // A recording that has failed must be ended before anything else can run.
@@ -71,7 +63,7 @@ void StepGraph::record(const TrainBatch& batch, const std::function<StepOutput(c
     const std::string what = e.what();
     try_to_end(recorded->graph);
     recorded.reset();
-    for (Dropout* dropout : dropouts_of(method_)) dropout->keep_masks(false);
+    for (Dropout* dropout : dropouts_) dropout->keep_masks(false);
     able_ = prepared_ = false;
     log_warning("this step cannot be recorded as a CUDA graph and runs one operation at a time: " +
                 what.substr(0, what.find('\n')));
@@ -85,13 +77,13 @@ StepOutput StepGraph::run(const TrainBatch& batch, const Progress& progress,
                           const std::function<StepOutput(const TrainBatch&)>& work) {
   constexpr int64_t kStepsBefore = 1;
   if (prepared_)
-    for (Dropout* dropout : dropouts_of(method_)) dropout->redraw();
+    for (Dropout* dropout : dropouts_) dropout->redraw();
   if (!recorded_ && able_ && wanted_ && ++steps_ > kStepsBefore && method_.repeats(progress)) {
     if (prepared_) {
       record(batch, work);
     } else {
       // One more step: what the graph reads must lie where it will stay before anything is recorded.
-      for (Dropout* dropout : dropouts_of(method_)) dropout->keep_masks(true);
+      for (Dropout* dropout : dropouts_) dropout->keep_masks(true);
       prepared_ = true;
     }
   }
@@ -116,7 +108,9 @@ StepOutput StepGraph::run(const TrainBatch& batch, const Progress&, const std::f
 #endif
 
 StepGraph::StepGraph(const Config& config, torch::Device device, Method& method)
-    : method_(method), able_(config.run.cuda_graph != "off" && device.is_cuda() && config.optim.accumulate == 1) {}
+    : method_(method),
+      dropouts_(dropouts_of(method)),
+      able_(config.run.cuda_graph != "off" && device.is_cuda() && config.optim.accumulate == 1) {}
 
 StepGraph::~StepGraph() = default;
 

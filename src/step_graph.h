@@ -4,8 +4,9 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
+#include <vector>
 
+#include "models/layers.h"
 #include "semiseg/config.h"
 #include "semiseg/loader.h"
 #include "semiseg/method.h"
@@ -31,9 +32,10 @@ class StepGraph {
   void record(const TrainBatch& batch, const std::function<StepOutput(const TrainBatch&)>& work);
 
   Method& method_;
-  bool able_;           // false for good after a recording has failed
-  bool wanted_ = true;  // use()
-  int64_t steps_ = 0;   // until it is recorded; libraries choose their kernels in the first
+  std::vector<Dropout*> dropouts_;  // of its networks
+  bool able_;                       // false for good after a recording has failed
+  bool wanted_ = true;              // use()
+  int64_t steps_ = 0;               // until it is recorded; libraries choose their kernels in the first
   bool prepared_ = false;
   std::unique_ptr<Recorded> recorded_;
 };

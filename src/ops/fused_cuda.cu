@@ -4,26 +4,17 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "ops/cuda/kernels.cuh"
+#include "ops/cuda/launch.h"
 #include "ops/fused_cuda.h"
 
 namespace semiseg::ops::fused_cuda {
 namespace {
 
+using cuda::grid_side;
 using cuda::Logits;
+using cuda::with_type;
 
 constexpr int64_t kMostClasses = 160;
-
-// Calls take with a value of the logits' type.
-template <class Take>
-void with_type(const Tensor& logits_BKhw, const Take& take) {
-  const auto type = logits_BKhw.scalar_type();
-  if (type == at::kFloat)
-    take(float{});
-  else if (type == at::kHalf)
-    take(c10::Half{});
-  else
-    take(c10::BFloat16{});
-}
 
 template <class T>
 Logits<T> view_of(const Tensor& contiguous_BKhw, const Upsampling& to) {
@@ -32,14 +23,13 @@ Logits<T> view_of(const Tensor& contiguous_BKhw, const Upsampling& to) {
           cuda::axis_of(contiguous_BKhw.size(3), to.W, to.grid_W, to.align_corners)};
 }
 
-unsigned blocks(int64_t of, int64_t each) { return static_cast<unsigned>((of + each - 1) / each); }
 int64_t cells_of(int64_t points) { return std::max<int64_t>(points - 1, 1); }
 
 template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, cuda::Form kForm>
 Tensor run_cross_entropy(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
   const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
-  const dim3 grid = kGradient ? dim3(blocks(w, kCellsX - 1), blocks(h, kCellsY - 1), B)
-                              : dim3(blocks(cells_of(w), kCellsX), blocks(cells_of(h), kCellsY), B);
+  const dim3 grid = kGradient ? dim3(grid_side(w, kCellsX - 1), grid_side(h, kCellsY - 1), B)
+                              : dim3(grid_side(cells_of(w), kCellsX), grid_side(cells_of(h), kCellsY), B);
   const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
   arguments.sums_N2 = sums_N2.data_ptr<float>();
   cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient, kForm>
@@ -68,7 +58,7 @@ CrossEntropyResult cross_entropy(const Tensor& logits_BKhw, const Tensor& label_
   if (want_gradient) gradient_BKhw = at::empty(logits_BKhw.sizes(), logits_BKhw.options().dtype(at::kFloat));
 
   Tensor sums_2;
-  with_type(logits_BKhw, [&](auto zero) {
+  with_type(logits_BKhw.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const cuda::CrossEntropyArguments<T> arguments{
         view_of<T>(contiguous_BKhw, {.H = label_BHW.size(1), .W = label_BHW.size(2), .align_corners = options.align_corners}),
@@ -101,8 +91,8 @@ void for_each_pixel(const Tensor& logits_BKhw, const Upsampling& to, const Launc
   const c10::cuda::CUDAGuard guard(logits_BKhw.device());
   const auto contiguous_BKhw = logits_BKhw.contiguous();
   const dim3 threads(32, 8);
-  const dim3 grid(blocks(cells_of(logits_BKhw.size(3)), threads.x), blocks(to.H, threads.y), logits_BKhw.size(0));
-  with_type(logits_BKhw, [&](auto zero) {
+  const dim3 grid(grid_side(cells_of(logits_BKhw.size(3)), threads.x), grid_side(to.H, threads.y), logits_BKhw.size(0));
+  with_type(logits_BKhw.scalar_type(), [&](auto zero) {
     launch(view_of<decltype(zero)>(contiguous_BKhw, to), grid, threads, c10::cuda::getCurrentCUDAStream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -168,9 +158,7 @@ Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t nu
 }
 
 bool serves(const Tensor& logits_BKhw) {
-  const auto type = logits_BKhw.scalar_type();
-  return logits_BKhw.is_cuda() && logits_BKhw.size(1) <= kMostClasses &&
-         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
+  return logits_BKhw.is_cuda() && logits_BKhw.size(1) <= kMostClasses && cuda::has_kernels(logits_BKhw.scalar_type());
 }
 
 const FusedOps& ops() {

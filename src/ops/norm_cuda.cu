@@ -3,24 +3,17 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "ops/cuda/launch.h"
 #include "ops/cuda/norm.cuh"
 #include "ops/norm_cuda.h"
 
 namespace semiseg::ops::norm_cuda {
 namespace {
 
+using cuda::grid_side;
 using cuda::NormShape;
-
-template <class Take>
-void with_type(const Tensor& x, const Take& take) {
-  const auto type = x.scalar_type();
-  if (type == at::kFloat)
-    take(float{});
-  else if (type == at::kHalf)
-    take(c10::Half{});
-  else
-    take(c10::BFloat16{});
-}
+using cuda::quotient_up;
+using cuda::with_type;
 
 // Calls take(relu, residual) with both as constants.
 template <class Take>
@@ -36,7 +29,6 @@ void with_flags(bool relu, bool residual, const Take& take) {
 }
 
 int pack_of(const Tensor& x) { return static_cast<int>(16 / x.element_size()); }
-int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t images(const Tensor& x_BCHW, const Norm& norm) { return norm.groups == 0 ? 1 : x_BCHW.size(0); }
 
@@ -46,19 +38,20 @@ NormShape shape_of(const Tensor& x_BCHW, const Norm& norm, int64_t most_blocks) 
   const int64_t packs = C / pack_of(x_BCHW), tile = std::min<int64_t>(packs, cuda::kMostPacks),
                 lanes = cuda::kNormThreads / tile;
   constexpr int64_t kLeastPixels = 4;  // of a thread
-  const int64_t chunks = std::clamp<int64_t>(most_blocks / (B * ceiling(packs, tile)), 1, ceiling(P, lanes * kLeastPixels));
-  const int64_t chunk = ceiling(ceiling(P, chunks), lanes) * lanes;
-  return {P, static_cast<int>(C), static_cast<int>(tile), static_cast<int>(chunk), static_cast<int>(ceiling(P, chunk))};
+  const int64_t chunks =
+      std::clamp<int64_t>(most_blocks / (B * quotient_up(packs, tile)), 1, quotient_up(P, lanes * kLeastPixels));
+  const int64_t chunk = quotient_up(quotient_up(P, chunks), lanes) * lanes;
+  return {P, static_cast<int>(C), static_cast<int>(tile), static_cast<int>(chunk), static_cast<int>(quotient_up(P, chunk))};
 }
 NormShape shape_for_sums(const Tensor& x_BCHW, const Norm& norm) { return shape_of(x_BCHW, norm, 132 * 8); }
 NormShape shape_for_pixels(const Tensor& x_BCHW, const Norm& norm) { return shape_of(x_BCHW, norm, 132 * 64); }
 
 dim3 grid_of(const NormShape& shape, const Tensor& x_BCHW, const Norm& norm) {
-  return dim3(static_cast<unsigned>(shape.chunks), static_cast<unsigned>(ceiling(shape.C / pack_of(x_BCHW), shape.tile)),
+  return dim3(static_cast<unsigned>(shape.chunks), grid_side(shape.C / pack_of(x_BCHW), shape.tile),
               static_cast<unsigned>(images(x_BCHW, norm)));
 }
 dim3 finish_grid(const NormShape& shape, const Tensor& x_BCHW, const Norm& norm) {
-  return dim3(static_cast<unsigned>(ceiling(shape.C, cuda::kFinishChannels)), static_cast<unsigned>(images(x_BCHW, norm)));
+  return dim3(grid_side(shape.C, cuda::kFinishChannels), static_cast<unsigned>(images(x_BCHW, norm)));
 }
 const dim3 kFinishThreads(cuda::kFinishChannels, cuda::kFinishParts);
 
@@ -95,7 +88,7 @@ Statistics measure(const Tensor& x_BCHW, const Norm& norm, const Running* runnin
   const auto sums_BN2C = floats(x_BCHW, {B, shape.chunks, 2, C});
   const auto all_4BC = floats(x_BCHW, {4, B, C});
   const Statistics result{all_4BC[0], all_4BC[1], all_4BC[2], all_4BC[3]};
-  with_type(x_BCHW, [&](auto zero) {
+  with_type(x_BCHW.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     cuda::moments_kernel<T><<<grid_of(shape, x_BCHW, norm), cuda::kNormThreads, 0, stream>>>(data_of<T>(x_BCHW), shape,
                                                                                              sums_BN2C.data_ptr<float>());
@@ -115,10 +108,9 @@ Statistics of_running(const Running& running, const Norm& norm) {
   const int64_t C = running.mean_C.size(0);
   const auto both_2C = floats(running.mean_C, {2, C});
   constexpr int64_t kThreads = 256;
-  cuda::
-      affine_of_running_kernel<<<static_cast<unsigned>(ceiling(C, kThreads)), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-          running.mean_C.const_data_ptr<float>(), running.var_C.const_data_ptr<float>(), parameters_of(norm, C),
-          static_cast<int>(C), both_2C[0].data_ptr<float>(), both_2C[1].data_ptr<float>());
+  cuda::affine_of_running_kernel<<<grid_side(C, kThreads), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
+      running.mean_C.const_data_ptr<float>(), running.var_C.const_data_ptr<float>(), parameters_of(norm, C),
+      static_cast<int>(C), both_2C[0].data_ptr<float>(), both_2C[1].data_ptr<float>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {both_2C[0], both_2C[1], {}, {}};
 }
@@ -127,7 +119,7 @@ Tensor apply(const Tensor& x_BCHW, const Tensor& residual_BCHW, const Norm& norm
   const c10::cuda::CUDAGuard guard(x_BCHW.device());
   const auto y_BCHW = at::empty_like(x_BCHW);
   const NormShape shape = shape_for_pixels(x_BCHW, norm);
-  with_type(x_BCHW, [&](auto zero) {
+  with_type(x_BCHW.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     with_flags(norm.relu, residual_BCHW.defined(), [&](auto relu, auto residual) {
       cuda::apply_norm_kernel<T, relu.value, residual.value>
@@ -154,7 +146,7 @@ Gradients gradients(const Tensor& above_BCHW, const Tensor& x_BCHW, const Tensor
              *mean = statistics.mean_BC.const_data_ptr<float>(), *rstd = statistics.rstd_BC.const_data_ptr<float>();
   Tensor of_residual_BCHW;
   if (y_BCHW.defined()) of_residual_BCHW = at::empty_like(x_BCHW);
-  with_type(x_BCHW, [&](auto zero) {
+  with_type(x_BCHW.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     with_flags(norm.relu, y_BCHW.defined(), [&](auto relu, auto residual) {
       const T *x = data_of<T>(x_BCHW), *above = data_of<T>(above_BCHW);

@@ -8,14 +8,7 @@
 
 #include <cstdint>
 
-// Arrays stay in registers only where every index is known when the kernel is compiled.
-#ifdef __CUDACC__
-#define SEMISEG_KERNEL  // a kernel that is no template
-#define SEMISEG_UNROLL _Pragma("unroll")
-#else
-#define SEMISEG_KERNEL inline
-#define SEMISEG_UNROLL
-#endif
+#include "ops/cuda/words.cuh"
 
 namespace semiseg::ops::cuda {
 
@@ -494,29 +487,55 @@ __global__ void add_softmax_kernel(Logits<T> logits, float* sum, int64_t by_imag
   });
 }
 
-// counts_K[k] grows by the pixels of class k where the mask is set. Classes outside [0, K) are left out.
-constexpr int kSharedCounts = 64 * 64;
-__global__ SEMISEG_KERNEL void count_kernel(const int64_t* classes, const bool* mask, int64_t pixels, int K,
-                                            unsigned long long* counts_K) {
-  __shared__ unsigned counts[kSharedCounts];
-  const bool shared = K <= kSharedCounts;
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  if (shared) {
-    for (int c = thread; c < K; c += threads) counts[c] = 0;
+// Counts that a block makes in shared memory, where `cells` of them fit, and adds to those of all blocks at its end; else at once. All
+// threads of the block call begin() and end().
+struct BlockCounts {
+  static constexpr int kShared = 64 * 64;
+  unsigned* of_block;  // [kShared], in shared memory
+  unsigned long long* of_all;
+  int cells;
+
+  __device__ bool shared() const { return cells <= kShared; }
+  template <class Take>
+  __device__ void for_own(const Take& take) const {
+    const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x),
+              threads = static_cast<int>(blockDim.x * blockDim.y);
+    for (int c = thread; c < cells; c += threads) take(c);
+  }
+  __device__ void begin() const {
+    if (!shared()) return;
+    for_own([&](int c) { of_block[c] = 0; });
     __syncthreads();
   }
+  __device__ void add(int64_t cell, unsigned count) const {
+    if (shared())
+      atomicAdd(&of_block[cell], count);
+    else
+      atomicAdd(&of_all[cell], static_cast<unsigned long long>(count));
+  }
+  __device__ void end() const {
+    if (!shared()) return;
+    __syncthreads();
+    for_own([&](int c) {
+      if (of_block[c] > 0) atomicAdd(&of_all[c], static_cast<unsigned long long>(of_block[c]));
+    });
+  }
+};
+
+// counts_K[k] grows by the pixels of class k where the mask is set. Classes outside [0, K) are left out.
+__global__ SEMISEG_KERNEL void count_kernel(const int64_t* classes, const bool* mask, int64_t pixels, int K,
+                                            unsigned long long* counts_K) {
+  __shared__ unsigned of_block[BlockCounts::kShared];
+  const BlockCounts counts{of_block, counts_K, K};
+  counts.begin();
   // Neighbours are mostly of one class: a thread adds up a run before it counts it.
   constexpr int kRun = 8;
-  for (int64_t begin = (static_cast<int64_t>(blockIdx.x) * threads + thread) * kRun; begin < pixels;
-       begin += static_cast<int64_t>(gridDim.x) * threads * kRun) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (int64_t begin = thread * kRun; begin < pixels; begin += static_cast<int64_t>(gridDim.x) * blockDim.x * kRun) {
     int64_t of = -1;
     unsigned run = 0;
     const auto count = [&] {
-      if (run == 0 || of < 0 || of >= K) return;
-      if (shared)
-        atomicAdd(&counts[of], run);
-      else
-        atomicAdd(&counts_K[of], static_cast<unsigned long long>(run));
+      if (run > 0 && of >= 0 && of < K) counts.add(of, run);
     };
     for (int64_t i = begin; i < begin + kRun && i < pixels; ++i) {
       if (!mask[i]) continue;
@@ -525,43 +544,26 @@ __global__ SEMISEG_KERNEL void count_kernel(const int64_t* classes, const bool* 
     }
     count();
   }
-  if (!shared) return;
-  __syncthreads();
-  for (int c = thread; c < K; c += threads)
-    if (counts[c] > 0) atomicAdd(&counts_K[c], static_cast<unsigned long long>(counts[c]));
+  counts.end();
 }
 
-// counts_KK[label][class of the highest logit] grows by the pixels whose label is in [0, K). A block counts in shared memory,
-// where [K, K] fits into kSharedCounts. class_BHW may be null.
+// counts_KK[label][class of the highest logit] grows by the pixels whose label is in [0, K). class_BHW may be null.
 template <class T, class Label>
 __global__ void confusion_kernel(Logits<T> logits, const Label* label_BHW, unsigned long long* counts_KK, int64_t* class_BHW) {
-  __shared__ unsigned counts[kSharedCounts];
-  const int K = logits.K, cells = K * K;
-  const bool shared = cells <= kSharedCounts;
-  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x),
-            threads = static_cast<int>(blockDim.x * blockDim.y);
-  if (shared) {
-    for (int c = thread; c < cells; c += threads) counts[c] = 0;
-    __syncthreads();
-  }
+  __shared__ unsigned of_block[BlockCounts::kShared];
+  const int K = logits.K;
+  const BlockCounts counts{of_block, counts_KK, K * K};
+  counts.begin();
   for_each_run(logits, [&](Run<T>& run) {
     run.find_best();
     const int64_t pixel = logits.pixel(run.b, run.y, run.x);
     run.for_each([&](int r) {
       if (class_BHW) class_BHW[pixel + r] = run.best[r];
       const auto label = static_cast<int64_t>(label_BHW[pixel + r]);
-      if (label < 0 || label >= K) return;
-      const int64_t c = label * K + run.best[r];
-      if (shared)
-        atomicAdd(&counts[c], 1u);
-      else
-        atomicAdd(&counts_KK[c], 1ull);
+      if (label >= 0 && label < K) counts.add(label * K + run.best[r], 1);
     });
   });
-  if (!shared) return;
-  __syncthreads();
-  for (int c = thread; c < cells; c += threads)
-    if (counts[c] > 0) atomicAdd(&counts_KK[c], static_cast<unsigned long long>(counts[c]));
+  counts.end();
 }
 
 }  // namespace semiseg::ops::cuda

@@ -11,15 +11,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define SEMISEG_KERNEL  // a kernel that is no template
-#define SEMISEG_UNROLL _Pragma("unroll")
-#define SEMISEG_UNROLL_4 _Pragma("unroll 4")
-#else
-#define SEMISEG_KERNEL inline
-#define SEMISEG_UNROLL
-#define SEMISEG_UNROLL_4
-#endif
+#include "ops/cuda/words.cuh"
 
 namespace semiseg::ops::cuda {
 
