@@ -20,8 +20,13 @@
 #include <utility>
 
 #include "semiseg/error.h"
+#include "strong_view.h"
 #include "thread_pool.h"
 #include "vectorized.h"
+#ifdef SEMISEG_CUDA
+#include "ops/colours_cuda.h"
+#include "semiseg/ops.h"
+#endif
 
 namespace semiseg {
 
@@ -122,7 +127,8 @@ struct HostLabeled {
 struct HostUnlabeled {
   Tensor weak_BHWC, valid_BHW;        // uint8
   Tensor truth_BHW;                   // uint8, or undefined
-  std::vector<Tensor> strong_BHWC;    // uint8
+  std::vector<Tensor> strong_BHWC;    // uint8; none where the device makes strong views
+  std::vector<Tensor> plan_BN;        // uint8: for the device to make them, a ColourPlan an image
   std::vector<Tensor> cutmix_box_B4;  // int64
   std::vector<Tensor> draw_BD;        // float32; no more than boxes
 };
@@ -207,6 +213,14 @@ std::array<uint8_t, 3> fill_colour(const std::vector<double>& mean) {
   return colour;
 }
 
+bool device_makes_strong_views([[maybe_unused]] const LoaderOptions& options) {
+#ifdef SEMISEG_CUDA
+  return options.device.is_cuda() && !options.needs.random_strong_view && uses_fused_ops();
+#else
+  return false;
+#endif
+}
+
 void require_images(const Dataset& data, Split split, const char* hint) {
   if (data.size(split) == 0) throw Error(ErrorKind::kData, str("the ", split_name(split), " list has no image"), "data", hint);
 }
@@ -218,7 +232,8 @@ struct Loader::State {
   const LoaderOptions options;
   const std::array<uint8_t, 3> fill;
   const Affine factors;
-  Tensor scale, shift;  // the same on the device; undefined on the CPU
+  const bool colours_on_device;  // its kernels make strong views of the weak ones: less to send, and less for the threads to do
+  Tensor scale, shift;           // the same on the device; undefined on the CPU
   Order labeled_order, unlabeled_order, mix_order;
   std::optional<RareClassSampler> rare_classes;
   std::deque<PendingBatch> pending;  // consecutive indices
@@ -230,6 +245,7 @@ struct Loader::State {
         options(std::move(loader_options)),
         fill(fill_colour(options.mean)),
         factors(affine(options.mean, options.std)),
+        colours_on_device(device_makes_strong_views(options)),
         labeled_order(options.seed, List::kLabeled, data.size(Split::kLabeled)),
         unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
@@ -289,10 +305,16 @@ struct Loader::State {
     put(batch.weak_BHWC, position, weak_HWC);
     put(batch.valid_BHW, position, view_valid(geometry));
     if (batch.truth_BHW.defined()) put(batch.truth_BHW, position, view_of_label(sample.label_HW, geometry));
-    for (size_t view = 0; view < batch.strong_BHWC.size(); ++view) {
+    for (size_t view = 0; view < static_cast<size_t>(options.needs.strong_views); ++view) {
       Random random(options.seed, Purpose::kStrongView, static_cast<uint64_t>(draw), stream(list, view));
-      put(batch.strong_BHWC[view], position,
-          options.needs.random_strong_view ? random_strong_view(weak_HWC, random) : strong_view(weak_HWC, random));
+      if (colours_on_device) {
+        const ColourPlan plan = draw_strong_view(random);
+        std::memcpy(batch.plan_BN[view].data_ptr<uint8_t>() + position * static_cast<int64_t>(sizeof(plan)), &plan,
+                    sizeof(plan));
+      } else {
+        put(batch.strong_BHWC[view], position,
+            options.needs.random_strong_view ? random_strong_view(weak_HWC, random) : strong_view(weak_HWC, random));
+      }
     }
     for (size_t i = 0; i < batch.cutmix_box_B4.size(); ++i) {
       Random random(options.seed, Purpose::kCutMix, static_cast<uint64_t>(draw), stream(list, i));
@@ -323,7 +345,12 @@ struct Loader::State {
     batch.valid_BHW = host_tensor({B, H, W}, at::kByte);
     if (options.needs.truth) batch.truth_BHW = host_tensor({B, H, W}, at::kByte);
     const int64_t D = data.classes().size() + 1;
-    for (int i = 0; i < options.needs.strong_views; ++i) batch.strong_BHWC.push_back(host_tensor({B, H, W, 3}, at::kByte));
+    for (int i = 0; i < options.needs.strong_views; ++i) {
+      if (colours_on_device)
+        batch.plan_BN.push_back(host_tensor({B, sizeof(ColourPlan)}, at::kByte));
+      else
+        batch.strong_BHWC.push_back(host_tensor({B, H, W, 3}, at::kByte));
+    }
     for (int i = 0; i < boxes; ++i) batch.cutmix_box_B4.push_back(host_tensor({B, 4}, at::kLong));
     for (int i = 0; i < draws; ++i) batch.draw_BD.push_back(host_tensor({B, D}, at::kFloat));
     return batch;
@@ -383,14 +410,19 @@ struct Loader::State {
 
   Tensor to_device(const Tensor& tensor) const { return tensor.to(options.device, /*non_blocking=*/true); }
 
-  Tensor image_to_device(const Tensor& image_BHWC) const {
-    return options.device.is_cpu() ? normalize_on_cpu(image_BHWC, factors)
-                                   : normalize_on_device(to_device(image_BHWC), scale, shift);
+  Tensor normalized(const Tensor& image_BHWC) const {
+    return image_BHWC.is_cpu() ? normalize_on_cpu(image_BHWC, factors) : normalize_on_device(image_BHWC, scale, shift);
   }
+  Tensor image_to_device(const Tensor& image_BHWC) const { return normalized(to_device(image_BHWC)); }
 
   UnlabeledBatch to_device(const HostUnlabeled& host) const {
     UnlabeledBatch batch;
-    batch.weak_BCHW = image_to_device(host.weak_BHWC);
+    const Tensor weak_BHWC = to_device(host.weak_BHWC);
+    batch.weak_BCHW = normalized(weak_BHWC);
+#ifdef SEMISEG_CUDA
+    for (const Tensor& plan_BN : host.plan_BN)
+      batch.strong_BCHW.push_back(ops::colours_cuda::strong_views(weak_BHWC, to_device(plan_BN), factors.scale, factors.shift));
+#endif
     batch.valid_BHW = to_device(host.valid_BHW).to(at::kBool);
     for (const Tensor& strong_BHWC : host.strong_BHWC) batch.strong_BCHW.push_back(image_to_device(strong_BHWC));
     if (host.truth_BHW.defined()) batch.truth_BHW = to_device(host.truth_BHW).to(at::kLong);

@@ -10,6 +10,7 @@
 #include <opencv2/imgproc.hpp>
 #include <vector>
 
+#include "strong_view.h"
 #include "vectorized.h"
 
 namespace semiseg {
@@ -115,72 +116,18 @@ void shrink(const ImagePart& image, const Geometry& geometry, cv::Mat& target) {
   }
 }
 
-// PIL's blend: `factor` 0 gives `base`, 1 gives `value`, and beyond 1 it extrapolates; clamped, then truncated.
-[[gnu::always_inline]] inline int blend(int base, int value, float factor) {
-  const float mixed = static_cast<float>(base) + factor * static_cast<float>(value - base);
-  return static_cast<int>(std::clamp(mixed, 0.0F, 255.0F));
-}
-
-// PIL's grey: ITU-R 601 luma in 16-bit fixed point, rounded.
-[[gnu::always_inline]] inline int grey(int r, int g, int b) { return (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16; }
-
-// A change of each pixel for itself.
-struct ColourChange {
-  enum Kind { kBlend, kSaturation, kHue, kGrey } kind = kGrey;
-  float factor = 1;  // kBlend: with the value `base`; kSaturation: with the pixel's grey
-  int base = 0;
-  int shift = 0;  // kHue: sixths of the colour circle, in 16-bit fixed point
-};
-
 ColourChange brightness_change(double factor) { return {ColourChange::kBlend, static_cast<float>(factor), 0, 0}; }
 ColourChange saturation_change(double factor) { return {ColourChange::kSaturation, static_cast<float>(factor), 0, 0}; }
-
-constexpr int kHueOne = 1 << 16;
 
 ColourChange hue_change(double turns) {
   return {ColourChange::kHue, 1, 0, static_cast<int>(std::lround((turns - std::floor(turns)) * 6 * kHueOne))};
 }
 
-// Pixels by channel, few enough to stay in the first-level cache; a compiler turns the loops over them into vector code.
+// Pixels by channel, few enough to stay in the first-level cache.
 struct ColourBlock {
   static constexpr int64_t kPixels = 1024;
   std::array<int, kPixels> r, g, b;
 };
-
-[[gnu::always_inline]] inline void change_saturation(ColourBlock& block, int64_t pixels, float factor) {
-  int *const r = block.r.data(), *const g = block.g.data(), *const b = block.b.data();
-  for (int64_t i = 0; i < pixels; ++i) {
-    const int base = grey(r[i], g[i], b[i]);
-    r[i] = blend(base, r[i], factor);
-    g[i] = blend(base, g[i], factor);
-    b[i] = blend(base, b[i], factor);
-  }
-}
-
-// Turns the hue of HSV. It is kept as 6 * chroma * turns in 16-bit fixed point, which needs no division, and a channel is
-// max - clamp(min(k, 4 - k), 0, 1) * chroma with k = (n + 6 hue) mod 6, n = 5, 3, 1 for R, G, B.
-[[gnu::always_inline]] inline void turn_hue(ColourBlock& block, int64_t pixels, int shift) {
-  for (int64_t i = 0; i < pixels; ++i) {
-    const int r = block.r[i], g = block.g[i], b = block.b[i];
-    const int high = std::max(std::max(r, g), b);
-    const int chroma = high - std::min(std::min(r, g), b);
-    const int of_green = 2 * chroma + b - r, of_blue = 4 * chroma + r - g;
-    const int of_others = high == g ? of_green : of_blue;
-    const int sector = high == r ? g - b : of_others;  // -chroma .. 5 chroma
-    const int hue = sector * kHueOne + chroma * shift;
-    const int one = chroma * kHueOne, circle = 6 * one;
-    const auto channel = [&](int n) __attribute__((always_inline)) {
-      int k = n * one + hue;  // 0 .. 16 chroma
-      k -= k >= circle ? circle : 0;
-      k -= k >= circle ? circle : 0;
-      const int drop = std::max(std::min(std::min(k, 4 * one - k), one), 0);
-      return high - ((drop + kHueOne / 2) >> 16);
-    };
-    block.r[i] = channel(5);
-    block.g[i] = channel(3);
-    block.b[i] = channel(1);
-  }
-}
 
 // Applies the changes in order. `to` may be `from`, or null where only the result is wanted: the sum of the pixels' grey.
 SEMISEG_VECTORIZED int64_t change_colours(const uint8_t* from, uint8_t* to, int64_t pixels,
@@ -196,22 +143,22 @@ SEMISEG_VECTORIZED int64_t change_colours(const uint8_t* from, uint8_t* to, int6
       g[i] = in[3 * i + 1];
       b[i] = in[3 * i + 2];
     }
+    // Each kind has its loop, which a compiler turns into vector code.
     for (const ColourChange& change : changes) {
       switch (change.kind) {
-        case ColourChange::kBlend:
-          for (int64_t i = 0; i < count; ++i) r[i] = blend(change.base, r[i], change.factor);
-          for (int64_t i = 0; i < count; ++i) g[i] = blend(change.base, g[i], change.factor);
-          for (int64_t i = 0; i < count; ++i) b[i] = blend(change.base, b[i], change.factor);
-          break;
         case ColourChange::kSaturation:
-          change_saturation(block, count, change.factor);
+          for (int64_t i = 0; i < count; ++i) change_saturation(r[i], g[i], b[i], change.factor);
           break;
         case ColourChange::kHue:
-          turn_hue(block, count, change.shift);
+          for (int64_t i = 0; i < count; ++i) turn_hue(r[i], g[i], b[i], change.shift);
           break;
         case ColourChange::kGrey:
           for (int64_t i = 0; i < count; ++i) r[i] = g[i] = b[i] = grey(r[i], g[i], b[i]);
           break;
+        default:
+          for (int64_t i = 0; i < count; ++i) r[i] = blend(change.base, r[i], change.factor);
+          for (int64_t i = 0; i < count; ++i) g[i] = blend(change.base, g[i], change.factor);
+          for (int64_t i = 0; i < count; ++i) b[i] = blend(change.base, b[i], change.factor);
       }
     }
     if (to == nullptr) {
@@ -233,7 +180,7 @@ SEMISEG_VECTORIZED int64_t change_colours(const uint8_t* from, uint8_t* to, int6
 // Blends with the image's mean grey, rounded, which is that of `from` after `before`.
 ColourChange contrast_change(const uint8_t* from, int64_t pixels, const std::vector<ColourChange>& before, double factor) {
   const int64_t sum = change_colours(from, nullptr, pixels, before);
-  return {ColourChange::kBlend, static_cast<float>(factor), static_cast<int>((2 * sum + pixels) / (2 * pixels)), 0};
+  return {ColourChange::kBlend, static_cast<float>(factor), mean_grey(sum, pixels), 0};
 }
 
 // Replaces each value of each channel c by tables[c][value].
@@ -321,6 +268,25 @@ void solarize(uint8_t* rgb, int64_t pixels, int threshold) {
 void blur(const Tensor& image_HWC, double sigma) {
   cv::Mat image = as_mat(image_HWC);
   cv::GaussianBlur(image, image, cv::Size(), sigma, sigma, cv::BORDER_REPLICATE);
+}
+
+// OpenCV's choices for bytes (modules/imgproc/src/smooth.dispatch.cpp): the radius, and taps from the ends inwards, each
+// rounded together with what the rounding of those before has left.
+void plan_blur(double sigma, ColourPlan* plan) {
+  const int size = static_cast<int>(std::lrint(sigma * 6 + 1)) | 1;
+  const cv::Mat kernel = cv::getGaussianKernel(size, sigma, CV_64F);
+  plan->sigma = sigma;
+  plan->radius = size / 2;
+  double rest = 0;
+  int middle = 256;
+  for (int i = 0; i < plan->radius; ++i) {
+    const double wanted = 256 * kernel.at<double>(i) + rest;
+    const auto tap = static_cast<int>(std::lrint(wanted));
+    rest = wanted - tap;
+    plan->taps[plan->radius - i] = tap;
+    middle -= 2 * tap;
+  }
+  plan->taps[0] = middle;
 }
 
 // Beta(a, b) of whole a and b is the a-th smallest of a + b - 1 uniform draws.
@@ -423,7 +389,7 @@ Tensor view_valid(const Geometry& geometry) {
   return valid_HW;
 }
 
-Tensor strong_view(const Tensor& image_HWC, Random& random) {
+ColourPlan draw_strong_view(Random& random) {
   // Everything is drawn before anything is decided: later draws of the stream do not depend on earlier ones.
   const bool jitter = random.chance(0.8);
   const std::vector<int64_t> order = random.permutation(4);
@@ -435,31 +401,35 @@ Tensor strong_view(const Tensor& image_HWC, Random& random) {
   const bool blurred = random.chance(0.5);
   const double sigma = random.uniform(0.1, 2.0);
 
+  ColourPlan plan;
+  const auto add = [&](const ColourChange& change) { plan.changes[plan.count++] = change; };
+  const std::array<ColourChange, 4> changes{brightness_change(brightness),
+                                            {ColourChange::kContrast, static_cast<float>(contrast)},
+                                            saturation_change(saturation),
+                                            hue_change(hue)};
+  if (jitter)
+    for (const int64_t change : order) add(changes[static_cast<size_t>(change)]);
+  if (without_colour) add({ColourChange::kGrey});
+  if (blurred) plan_blur(sigma, &plan);
+  return plan;
+}
+
+Tensor strong_view(const Tensor& image_HWC, const ColourPlan& plan) {
   const Tensor packed = image_HWC.contiguous();
   const auto* from = packed.const_data_ptr<uint8_t>();
   const int64_t pixels = packed.size(0) * packed.size(1);
   std::vector<ColourChange> changes;
-  for (const int64_t change : jitter ? order : std::vector<int64_t>{}) {
-    switch (change) {
-      case 0:
-        changes.push_back(brightness_change(brightness));
-        break;
-      case 1:
-        changes.push_back(contrast_change(from, pixels, changes, contrast));
-        break;
-      case 2:
-        changes.push_back(saturation_change(saturation));
-        break;
-      default:
-        changes.push_back(hue_change(hue));
-    }
+  for (int i = 0; i < plan.count; ++i) {
+    const ColourChange& change = plan.changes[i];
+    changes.push_back(change.kind == ColourChange::kContrast ? contrast_change(from, pixels, changes, change.factor) : change);
   }
-  if (without_colour) changes.push_back({ColourChange::kGrey});
   Tensor view_HWC = at::empty(packed.sizes(), at::kByte);
   change_colours(from, view_HWC.data_ptr<uint8_t>(), pixels, changes);
-  if (blurred) blur(view_HWC, sigma);
+  if (plan.radius > 0) blur(view_HWC, plan.sigma);
   return view_HWC;
 }
+
+Tensor strong_view(const Tensor& image_HWC, Random& random) { return strong_view(image_HWC, draw_strong_view(random)); }
 
 Tensor random_strong_view(const Tensor& image_HWC, Random& random) {
   // As in strong_view everything is drawn first, for three operations whether they are applied or not.

@@ -1,4 +1,5 @@
-// The views that training sees. All on the host, on uint8, and pure functions of their Random.
+// The views that training sees, on the host and on uint8: pure functions of their Random. On a GPU strong views are made there,
+// to the same bits (src/strong_view.h).
 #pragma once
 
 #include "semiseg/dataset.h"

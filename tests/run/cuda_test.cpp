@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 
+#include <cstring>
+
 #include "models/layers.h"
 #include "run/program.h"
 #include "semiseg/config.h"
@@ -10,7 +12,11 @@
 #include "semiseg/error.h"
 #include "semiseg/model.h"
 #include "semiseg/ops.h"
+#include "strong_view.h"
 #include "unit/ops_cases.h"
+#ifdef SEMISEG_CUDA
+#include "ops/colours_cuda.h"
+#endif
 
 namespace semiseg {
 namespace {
@@ -87,6 +93,25 @@ TEST_F(CudaOps, WhatIsReadOffThePixelsIsThePlainOne) {
         EXPECT_LE((fused[2] - plain[2]).abs().sum().item<int64_t>(), 2 * differing) << what;
         for (const size_t i : {1, 3, 4}) expect_close(fused[i].cpu(), plain[i].cpu(), 2e-5, what);
       }
+}
+
+TEST_F(CudaOps, StrongViewsAreThoseOfTheHost) {
+  REQUIRE_GPU();
+#ifdef SEMISEG_CUDA
+  constexpr int64_t B = 8, H = 150, W = 203;
+  const auto image_BHWC = (waves({B, H, W, 3}) * 127 + 128).clamp(0, 255).to(at::kByte);
+  const auto plan_BN = at::zeros({B, ops::colours_cuda::kPlanBytes}, at::kByte);
+  const auto wanted_BHWC = at::empty({B, H, W, 3});
+  for (int64_t b = 0; b < B; ++b) {
+    Random random(5, Purpose::kStrongView, static_cast<uint64_t>(b));
+    const ColourPlan plan = draw_strong_view(random);
+    std::memcpy(plan_BN[b].data_ptr<uint8_t>(), &plan, sizeof(plan));
+    wanted_BHWC[b].copy_(strong_view(image_BHWC[b], plan));
+  }
+  const auto view_BCHW = ops::colours_cuda::strong_views(image_BHWC.cuda(), plan_BN.cuda(), {1, 1, 1}, {0, 0, 0});
+  EXPECT_TRUE(view_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(view_BCHW.permute({0, 2, 3, 1}).cpu().equal(wanted_BHWC));
+#endif
 }
 
 TEST_F(CudaOps, CountedClassesAreThePlainOnes) {

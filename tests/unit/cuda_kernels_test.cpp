@@ -4,10 +4,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "ops/cuda/colours.cuh"
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/norm.cuh"
 #include "ops/plain.h"
 #include "semiseg/error.h"
+#include "strong_view.h"
 #include "unit/ops_cases.h"
 
 namespace semiseg {
@@ -265,6 +267,48 @@ TEST(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
   expect_plain_norm<true, true>(2, 20, 36, 0, 128);
   expect_plain_norm<true, false>(2, 130, 16, 4, 128);
   expect_plain_norm<true, false>(3, 5, 64, 2, 128);
+}
+
+// --- strong views ---
+
+TEST(CudaKernels, StrongViewsAreTheHostsToTheBit) {
+  namespace cuda = ops::cuda;
+  // Some with a mean to be measured, grey ones, and blurs of all widths that meet the edges.
+  int contrasts = 0, greys = 0, blurs = 0;
+  for (uint64_t draw = 0; draw < 24; ++draw) {
+    constexpr int64_t B = 2;
+    const int64_t H = draw % 2 == 0 ? 19 : 3, W = draw % 3 == 0 ? 37 : 5, pixels = H * W;
+    const auto image_BHWC = (waves({B, H, W, 3}) * 127 + 128).clamp(0, 255).to(at::kByte);
+    std::array<ColourPlan, B> plans;
+    for (size_t b = 0; b < B; ++b) {
+      Random random(5, Purpose::kStrongView, draw, static_cast<uint32_t>(b));
+      plans[b] = draw_strong_view(random);
+      blurs += plans[b].radius > 0;
+      for (int i = 0; i < plans[b].count; ++i) {
+        contrasts += plans[b].changes[i].kind == ColourChange::kContrast;
+        greys += plans[b].changes[i].kind == ColourChange::kGrey;
+      }
+    }
+    const auto* image = image_BHWC.const_data_ptr<uint8_t>();
+    const auto changed_BHWC = at::zeros_like(image_BHWC);
+    const auto view_BHWC = at::full(image_BHWC.sizes(), NAN);
+    std::array<unsigned long long, B> sums{};
+    launch({2, B}, {cuda::kColourThreads}, [&] { cuda::grey_sums_kernel(image, plans.data(), pixels, sums.data()); });
+    launch({2, B}, {cuda::kColourThreads},
+           [&] { cuda::change_colours_kernel(image, plans.data(), pixels, sums.data(), changed_BHWC.data_ptr<uint8_t>()); });
+    launch({blocks(W, cuda::kBlurColumns), blocks(H, cuda::kBlurRows), B}, {cuda::kBlurColumns, cuda::kBlurRows}, [&] {
+      cuda::blur_kernel(changed_BHWC.const_data_ptr<uint8_t>(), plans.data(), static_cast<int>(H), static_cast<int>(W),
+                        {{1, 2, 4}, {0, 1, 0}}, view_BHWC.data_ptr<float>());
+    });
+    for (int64_t b = 0; b < B; ++b) {
+      const auto wanted_HWC = strong_view(image_BHWC[b], plans[static_cast<size_t>(b)]).to(at::kFloat);
+      EXPECT_TRUE(view_BHWC[b].equal(wanted_HWC * at::tensor({1.0F, 2.0F, 4.0F}) + at::tensor({0.0F, 1.0F, 0.0F})))
+          << draw << ", image " << b;
+    }
+  }
+  EXPECT_GT(contrasts, 24);
+  EXPECT_GT(greys, 2);
+  EXPECT_GT(blurs, 12);
 }
 
 }  // namespace
