@@ -3,7 +3,7 @@
 #
 #   bash tools/study/falling_miou.sh OUT                        drawn street scenes
 #   bash tools/study/falling_miou.sh OUT DATA WEIGHTS           CamVid, an eighth of the labels, ResNet-50 from ImageNet weights
-#   SEEDS="0 1" SEMISEG=/elsewhere/semiseg bash tools/study/falling_miou.sh ...
+#   SEEDS="0 1" JOBS=2 SEMISEG=/elsewhere/semiseg bash tools/study/falling_miou.sh ...       two runs at a time
 #
 # Runs that are done are kept, one that was stopped is resumed.
 set -euo pipefail
@@ -21,7 +21,7 @@ if (($# == 3)); then
   root=$(realpath "$2")
   data=(data.format=list "data.root=$root" data.classes=camvid data.crop=256 data.labeled=splits/1_8/labeled.txt
     data.unlabeled=splits/1_8/unlabeled.txt data.val=splits/val.txt model.backbone=resnet50)
-  start=("model.weights=$(realpath "$3")" optim.steps=400 eval.every=17)
+  start=("model.weights=$(realpath "$3")" optim.kind=sgd optim.lr=0.01 optim.steps=400 eval.every=17)
   length=(data.unlabeled_truth=false optim.lr=0.002 optim.batch_labeled=2 optim.batch_unlabeled=4 optim.epochs=4)
   rare=pole,sign,fence,pedestrian,bicyclist
 fi
@@ -29,13 +29,17 @@ fi
 . tools/study/job.sh
 
 for seed in $seeds; do
-  job "$out/start-$seed" configs/studies/balanced_start.yaml seed=$seed "${data[@]}" "${start[@]}"
+  beside "$out/start-$seed" configs/studies/balanced_start.yaml seed=$seed "${data[@]}" "${start[@]}"
+done
+finish_all
+for seed in $seeds; do
   from="model.weights=$out/start-$seed/checkpoints/last.safetensors"
-  job "$out/falling-$seed" configs/studies/falling_miou.yaml seed=$seed "${data[@]}" "${length[@]}" "$from"
+  beside "$out/falling-$seed" configs/studies/falling_miou.yaml seed=$seed "${data[@]}" "${length[@]}" "$from"
   for cure in configs/studies/cures/*.yaml; do
-    job "$out/$(basename "$cure" .yaml)-$seed" "$cure" seed=$seed "${data[@]}" "${length[@]}" "$from"
+    beside "$out/$(basename "$cure" .yaml)-$seed" "$cure" seed=$seed "${data[@]}" "${length[@]}" "$from"
   done
 done
+finish_all
 
 python3 tools/study/table.py "$out" --rare "$rare"
 "$semiseg" diagnose "$out/falling-${seeds%% *}"

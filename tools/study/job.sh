@@ -1,4 +1,5 @@
-# Sourced by the studies: one run of a study, kept when it is done and resumed when it was stopped.
+# Sourced by the studies: one run of a study, kept when it is done and resumed when it was stopped. JOBS in the environment (1): runs
+# at a time, of those that do not wait for each other.
 
 semiseg=${SEMISEG:-build/semiseg}
 
@@ -16,4 +17,22 @@ job() {
     echo "study: running $run"
     "$semiseg" train "$@" run.dir="$run" >"$run.out"
   fi
+}
+
+# beside RUN train-arguments...: the same, beside up to JOBS - 1 others; finish_all waits for them, and fails where one has failed.
+pids=()
+beside() {
+  if ((${JOBS:-1} <= 1)); then
+    job "$@"
+    return
+  fi
+  while (($(jobs -pr | wc -l) >= JOBS)); do sleep 0.2; done
+  job "$@" &
+  pids+=($!)
+}
+finish_all() {
+  local pid failed=0
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  pids=()
+  return $failed
 }

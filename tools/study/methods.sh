@@ -2,7 +2,7 @@
 # Every method on CamVid with a sixteenth and an eighth of the labels, ResNet-50 from ImageNet weights; then a table for each.
 #
 #   bash tools/study/methods.sh DATA WEIGHTS OUT [METHODS]
-#   SPLITS="1_16" SEEDS="0 1 2" STEPS=600 SEMISEG=/elsewhere/semiseg bash tools/study/methods.sh ... unimatch,augseg
+#   SPLITS="1_16" SEEDS="0 1 2" STEPS=600 JOBS=2 SEMISEG=/elsewhere/semiseg bash tools/study/methods.sh ... unimatch,augseg
 #
 # OUT/SPLIT/METHOD-SEED is a run each; runs that are done are kept, one that was stopped is resumed. A split and a seed have one
 # start, START_STEPS (400) of supervised training with class weights and four images a step; every method goes on from it for STEPS
@@ -22,20 +22,26 @@ out=$(realpath "$out")
 
 . tools/study/job.sh
 
-# camvid RUN CONFIG key=value...: a run on `split` with `seed`
+# camvid RUN CONFIG key=value...: a run on `split` with `seed`, beside others
 camvid() {
   local run=$1 config=$2
   shift 2
-  job "$run" "configs/camvid/$config.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
+  beside "$run" "configs/camvid/$config.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
     data.unlabeled="splits/$split/unlabeled.txt" loss.class_weights=enet seed="$seed" "$@"
 }
 
-for split in ${SPLITS:-1_16 1_8}; do
+splits=${SPLITS:-1_16 1_8} seeds=${SEEDS:-0}
+for split in $splits; do
   mkdir -p "$out/$split"
-  for seed in ${SEEDS:-0}; do
-    start=$out/$split/start-$seed
+  for seed in $seeds; do
     # Evaluated at its end alone: an epoch of the labelled list is a few steps, shorter than an evaluation.
-    camvid "$start" supervised model.weights="$weights" optim.steps="$start_steps" eval.every=1000
+    camvid "$out/$split/start-$seed" supervised model.weights="$weights" optim.steps="$start_steps" eval.every=1000
+  done
+done
+finish_all
+
+for split in $splits; do
+  for seed in $seeds; do
     for method in ${methods//,/ }; do
       config=$method length=$steps more=()
       case $method in
@@ -43,10 +49,14 @@ for split in ${SPLITS:-1_16 1_8}; do
         supervised4) config=supervised more=(eval.every=1000) ;;
         self_training) length=$((steps / 3)) ;;  # of each of its three trainings
       esac
-      camvid "$out/$split/$method-$seed" "$config" model.weights="$start/checkpoints/last.safetensors" optim.steps="$length" \
-        "${more[@]}"
+      camvid "$out/$split/$method-$seed" "$config" model.weights="$out/$split/start-$seed/checkpoints/last.safetensors" \
+        optim.steps="$length" "${more[@]}"
     done
   done
+done
+finish_all
+
+for split in $splits; do
   echo "CamVid $split, $start_steps + $steps steps"
   python3 tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
 done
