@@ -30,7 +30,7 @@ class TopDown : public torch::nn::Module {
                                    std::make_shared<Conv2d>(skip_channels, kPyramidChannels, 1, ConvOptions{.bias = true}))) {}
 
   Tensor forward(const Tensor& coarser, const Tensor& skip) {
-    return skip_conv_->forward(skip) + at::upsample_nearest2d(coarser, {skip.size(2), skip.size(3)});
+    return enlarge_nearest(coarser, skip.size(2), skip.size(3), skip_conv_->forward(skip));
   }
 
  private:
@@ -60,13 +60,14 @@ class SegmentationBlock : public torch::nn::Module {
           std::to_string(i), std::make_shared<ConvNormReLU>(i == 0 ? kPyramidChannels : kSegmentationChannels)));
   }
 
-  // finer: the levels to pass through, the next one first; as many as enlargements.
-  Tensor forward(Tensor x, at::TensorList finer) {
+  // The level at the finest one's size + sum, which may be undefined. finer: the levels to pass through, the next one first; as
+  // many as enlargements.
+  Tensor forward(Tensor x, at::TensorList finer, const Tensor& sum) {
     for (size_t i = 0; i < convolutions_.size(); ++i) {
       x = convolutions_[i]->forward(x);
-      if (i < finer.size()) x = enlarge_bilinear(x, finer[i].size(2), finer[i].size(3));
+      if (i < finer.size()) x = enlarge_bilinear(x, finer[i].size(2), finer[i].size(3), i + 1 == finer.size() ? sum : Tensor());
     }
-    return x;
+    return finer.empty() && sum.defined() ? sum + x : x;
   }
 
  private:
@@ -91,10 +92,7 @@ class Fpn : public Decoder {
     std::array<Tensor, kLevels> pyramid{p5_->forward(features[3])};  // coarsest first: p5, p4, p3, p2
     for (size_t i = 0; i < top_down_.size(); ++i) pyramid[i + 1] = top_down_[i]->forward(pyramid[i], features[2 - i]);
     Tensor sum;  // [B, 128, h, w] at stride 4
-    for (size_t i = 0; i < kLevels; ++i) {
-      const Tensor x = blocks_[i]->forward(pyramid[i], at::TensorList(pyramid).slice(i + 1));
-      sum = sum.defined() ? sum + x : x;
-    }
+    for (size_t i = 0; i < kLevels; ++i) sum = blocks_[i]->forward(pyramid[i], at::TensorList(pyramid).slice(i + 1), sum);
     return dropout_->forward(sum);
   }
 

@@ -3,6 +3,11 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#ifdef SEMISEG_CUDA
+#include "ops/enlarge_cuda.h"
+#include "semiseg/ops.h"
+#endif
+
 namespace semiseg {
 namespace {
 
@@ -76,6 +81,36 @@ class Enlargement : public Function<Enlargement> {
   }
 };
 
+#ifdef SEMISEG_CUDA
+using ops::enlarge_cuda::Kind;
+
+class FusedEnlargement : public Function<FusedEnlargement> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& x_BChw, const std::optional<Tensor>& sum_BCHW, int64_t H,
+                        int64_t W, Kind kind) {
+    context->saved_data["h"] = x_BChw.size(2);
+    context->saved_data["w"] = x_BChw.size(3);
+    context->saved_data["kind"] = static_cast<int64_t>(kind);
+    context->saved_data["adds"] = sum_BCHW.has_value();
+    return ops::enlarge_cuda::enlarge(x_BChw, sum_BCHW ? sum_BCHW->to(x_BChw.scalar_type()) : Tensor(), H, W, kind);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& above) {
+    const auto of_x = ops::enlarge_cuda::gradient(above[0], context->saved_data["h"].toInt(), context->saved_data["w"].toInt(),
+                                                  static_cast<Kind>(context->saved_data["kind"].toInt()));
+    return {of_x, context->saved_data["adds"].toBool() ? above[0] : Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+bool is_fused(const Tensor& x_BChw, int64_t H) { return uses_fused_ops() && ops::enlarge_cuda::serves(x_BChw, H); }
+
+Tensor enlarge_fused(const Tensor& x_BChw, const Tensor& sum_BCHW, int64_t H, int64_t W, Kind kind) {
+  return FusedEnlargement::apply(x_BChw, sum_BCHW.defined() ? std::optional(sum_BCHW) : std::nullopt, H, W, kind);
+}
+#endif
+
+Tensor plus(const Tensor& sum, const Tensor& x) { return sum.defined() ? sum + x : x; }
+
 }  // namespace
 
 Tensor gathering::max_pool_3x3(const Tensor& x_BCHW) { return MaxPool::apply(x_BCHW); }
@@ -86,9 +121,19 @@ Tensor max_pool_3x3(const Tensor& x_BCHW) {
   return must_gather(x_BCHW) ? gathering::max_pool_3x3(x_BCHW) : at::max_pool2d(x_BCHW, kSide, kStride, kPadding);
 }
 
-Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W) {
-  return must_gather(x_BChw) ? gathering::enlarge_bilinear(x_BChw, H, W)
-                             : at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true);
+Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW) {
+#ifdef SEMISEG_CUDA
+  if (is_fused(x_BChw, H)) return enlarge_fused(x_BChw, sum_BCHW, H, W, Kind::kBilinear);
+#endif
+  return plus(sum_BCHW, must_gather(x_BChw) ? gathering::enlarge_bilinear(x_BChw, H, W)
+                                            : at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true));
+}
+
+Tensor enlarge_nearest(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW) {
+#ifdef SEMISEG_CUDA
+  if (is_fused(x_BChw, H)) return enlarge_fused(x_BChw, sum_BCHW, H, W, Kind::kNearest);
+#endif
+  return plus(sum_BCHW, at::upsample_nearest2d(x_BChw, {H, W}));
 }
 
 }  // namespace semiseg

@@ -1,5 +1,6 @@
-// Pooling and enlarging inside networks. ATen's CUDA gradients of both add up with atomics, in another order every time. Where
-// run.deterministic wants one result, CUDA takes gradients that gather instead; everywhere else they are ATen's own.
+// Pooling and enlarging inside networks. ATen's CUDA gradients of both add up with atomics, in another order every time, and
+// autocast has it enlarge in float32. A GPU enlarges with kernels of our own, where they serve, and pools with a gradient that
+// gathers where run.deterministic wants one result; everywhere else it is ATen's.
 #pragma once
 
 #include "semiseg/types.h"
@@ -9,8 +10,9 @@ namespace semiseg {
 // The largest of 3 x 3 at a stride of 2, with a padding of 1. [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)].
 Tensor max_pool_3x3(const Tensor& x_BCHW);
 
-// Bilinear with aligned corners, [B, C, h, w] -> [B, C, H, W].
-Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W);
+// [B, C, h, w] -> [B, C, H, W], bilinear with aligned corners or nearest, plus sum_BCHW where it is given.
+Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW = {});
+Tensor enlarge_nearest(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW = {});
 
 // The same with gathering gradients, on every device.
 namespace gathering {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "ops/cuda/colours.cuh"
+#include "ops/cuda/enlarge.cuh"
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/norm.cuh"
 #include "ops/plain.h"
@@ -267,6 +268,46 @@ TEST(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
   expect_plain_norm<true, true>(2, 20, 36, 0, 128);
   expect_plain_norm<true, false>(2, 130, 16, 4, 128);
   expect_plain_norm<true, false>(3, 5, 64, 2, 128);
+}
+
+// --- enlarging ---
+
+template <class Along>
+void expect_plain_enlargement(const Along& y, const Along& x, int64_t h, int64_t w, int64_t H, int64_t W,
+                              const std::string& what) {
+  constexpr int64_t B = 2, C = 8;
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const auto x_BChw = waves({B, C, h, w}).contiguous(last), sum_BCHW = waves({B, C, H, W}, 1).contiguous(last);
+  const auto above_BCHW = waves({B, C, H, W}, 2).flip(1).contiguous(last);
+  const auto leaf = x_BChw.detach().clone().requires_grad_();
+  const auto enlarged = Along::kOnePoint ? at::upsample_nearest2d(leaf, {H, W}) : at::upsample_bilinear2d(leaf, {H, W}, true);
+  enlarged.backward(above_BCHW);
+
+  const auto f = [](const Tensor& tensor) { return tensor.data_ptr<float>(); };
+  const ops::cuda::Enlargement<Along> of{
+      y, x, static_cast<int>(h), static_cast<int>(w), static_cast<int>(H), static_cast<int>(W), static_cast<int>(C)};
+  constexpr int kThreads = ops::cuda::kEnlargeThreads, kPacks = C / ops::cuda::kPack<float>;
+  const auto y_BCHW = at::full_like(sum_BCHW, NAN), of_x_BChw = at::full_like(x_BChw, NAN);
+  const Dim3 grid{blocks(W * kPacks, kThreads), static_cast<unsigned>(B * H)};
+  launch(grid, {kThreads}, [&] { ops::cuda::enlarge_kernel<float>(f(x_BChw), nullptr, of, f(y_BCHW)); });
+  expect_close(y_BCHW, enlarged.detach(), 1e-5, what);
+  launch(grid, {kThreads}, [&] { ops::cuda::enlarge_kernel<float>(f(x_BChw), f(sum_BCHW), of, f(y_BCHW)); });
+  expect_close(y_BCHW, sum_BCHW + enlarged.detach(), 1e-5, what + ", sum");
+  launch({blocks(w * kPacks, kThreads), static_cast<unsigned>(B * h)}, {kThreads},
+         [&] { ops::cuda::enlarge_gradient_kernel<float>(f(above_BCHW), of, f(of_x_BChw)); });
+  expect_close(of_x_BChw, leaf.grad(), 1e-5, what + ", gradient");
+}
+
+TEST(CudaKernels, EnlargingAndItsGradientAreThePlainOnes) {
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {2, 3}, {5, 4}, {9, 8}, {13, 7}, {4, 150}};
+  for (const auto& [h, w] : sizes)
+    for (const auto& [H, W] : sizes) {
+      if (w * W > 2000) continue;  // fibers take their time
+      const std::string what = str(h, " x ", w, " to ", H, " x ", W);
+      using namespace ops::cuda;
+      expect_plain_enlargement(linear_of(h, H), linear_of(w, W), h, w, H, W, what + ", bilinear");
+      expect_plain_enlargement(nearest_of(h, H), nearest_of(w, W), h, w, H, W, what + ", nearest");
+    }
 }
 
 // --- strong views ---

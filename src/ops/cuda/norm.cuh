@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "ops/cuda/pack.cuh"
 #include "ops/cuda/words.cuh"
 
 namespace semiseg::ops::cuda {
@@ -18,32 +19,10 @@ namespace semiseg::ops::cuda {
 constexpr int kNormThreads = 256;
 constexpr int kMostPacks = 32;  // of a tile
 
-template <class T>
-constexpr int kPack = 16 / sizeof(T);
-
 struct NormShape {
   int64_t P;
   int C, tile, chunk, chunks;
 };
-
-template <class T>
-struct alignas(16) Pack {
-  T at[kPack<T>];
-};
-
-template <class T>
-__device__ void load(const T* from, float* to) {
-  const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from);
-  SEMISEG_UNROLL
-  for (int i = 0; i < kPack<T>; ++i) to[i] = static_cast<float>(pack.at[i]);
-}
-template <class T>
-__device__ void store(const float* from, T* to) {
-  Pack<T> pack;
-  SEMISEG_UNROLL
-  for (int i = 0; i < kPack<T>; ++i) pack.at[i] = static_cast<T>(from[i]);
-  *reinterpret_cast<Pack<T>*>(to) = pack;
-}
 
 // Where a thread works.
 template <class T>
