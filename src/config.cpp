@@ -460,8 +460,8 @@ const std::vector<Setting>& settings() {
               "name of the folder under runs/; the config's file name when not given"),
       setting("run.dir", at(&C::run, &RunConfig::dir), Text{}, "the run folder itself; runs/NAME when not given"),
       setting("run.device", at(&C::run, &RunConfig::device), Device{}, "auto takes a GPU where there is one"),
-      setting("run.precision", at(&C::run, &RunConfig::precision), one_of({"auto", "fp32", "bf16"}),
-              "of the network's arithmetic; auto takes bf16 where the device computes it natively"),
+      setting("run.precision", at(&C::run, &RunConfig::precision), one_of({"auto", "fp32", "bf16", "fp16"}),
+              "of the network's arithmetic; auto takes bf16 where the device computes it natively, else fp16 on a GPU"),
       setting("run.cuda_graph", at(&C::run, &RunConfig::cuda_graph), one_of({"auto", "off"}),
               "a GPU's step recorded once and started as a whole; auto: where the method's steps allow it, with "
               "optim.accumulate: 1"),

@@ -5,6 +5,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <sys/resource.h>
+#ifdef SEMISEG_CUDA
+#include <ATen/cuda/CUDAContext.h>
+#endif
 
 #include <cstdlib>
 #include <fstream>
@@ -12,6 +15,17 @@
 #include "semiseg/error.h"
 
 namespace semiseg {
+namespace {
+
+bool gpu_has_bf16([[maybe_unused]] torch::Device device) {
+#ifdef SEMISEG_CUDA
+  return at::cuda::getDeviceProperties(device.has_index() ? device.index() : 0)->major >= 8;
+#else
+  return true;
+#endif
+}
+
+}  // namespace
 
 torch::Device resolve_device(const std::string& name) {
   const bool has_cuda = at::hasCUDA() && at::globalContext().getAcceleratorHooksInterface().deviceCount() > 0;
@@ -26,14 +40,20 @@ torch::Device resolve_device(const std::string& name) {
   return device.has_index() ? device : torch::Device(torch::kCUDA, 0);
 }
 
-bool resolve_bf16(const std::string& precision, torch::Device device) {
-  if (precision != "auto") return precision == "bf16";
-  if (device.is_cuda()) return true;
+Precision resolve_precision(const std::string& name, torch::Device device) {
+  if (name == "fp32") return Precision::kFp32;
+  if (name == "bf16") return Precision::kBf16;
+  if (name == "fp16") return Precision::kFp16;
+  if (device.is_cuda()) return gpu_has_bf16(device) ? Precision::kBf16 : Precision::kFp16;
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
+  if (__builtin_cpu_supports("avx512bf16")) return Precision::kBf16;
 #endif
+  return Precision::kFp32;
+}
+
+std::string precision_name(Precision precision) {
+  if (precision == Precision::kBf16) return "bf16";
+  return precision == Precision::kFp16 ? "fp16" : "fp32";
 }
 
 void prefer_deterministic_kernels(bool on, torch::Device device) {
@@ -46,10 +66,10 @@ void prefer_deterministic_kernels(bool on, torch::Device device) {
   if (on) ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/false);  // what cuBLAS needs for it
 }
 
-Autocast::Autocast(torch::Device device, bool on)
-    : device_(device), on_(on), was_on_(at::autocast::is_autocast_enabled(device.type())) {
+Autocast::Autocast(torch::Device device, Precision precision)
+    : device_(device), on_(precision != Precision::kFp32), was_on_(at::autocast::is_autocast_enabled(device.type())) {
   if (on_ == was_on_) return;
-  if (on_) at::autocast::set_autocast_dtype(device_.type(), at::kBFloat16);
+  if (on_) at::autocast::set_autocast_dtype(device_.type(), precision == Precision::kFp16 ? at::kHalf : at::kBFloat16);
   at::autocast::set_autocast_enabled(device_.type(), on_);
 }
 

@@ -90,7 +90,7 @@ Tensor on_device(const Tensor& image_HWC, const EvalOptions& options) {
 
 Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
   at::NoGradGuard no_grad;
-  const Autocast autocast(options.device, options.bf16);
+  const Autocast autocast(options.device, options.precision);
   const auto image_BCHW = on_device(image_HWC, options);
   if (!one_view(options.eval)) return mean_probabilities(model, image_BCHW, options.eval).argmax(1).squeeze(0);
   const auto [logits_BKhw, to] = whole_logits(model, image_BCHW);
@@ -99,7 +99,7 @@ Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOption
 
 Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options) {
   at::NoGradGuard no_grad;
-  const Autocast autocast(options.device, options.bf16);
+  const Autocast autocast(options.device, options.precision);
   const auto image_BCHW = on_device(image_HWC, options);
   if (one_view(options.eval)) {
     const auto [logits_BKhw, to] = whole_logits(model, image_BCHW);
@@ -123,7 +123,7 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
     Tensor prediction_HW;
     if (one_view(options.eval)) {
       at::NoGradGuard no_grad;
-      const Autocast autocast(options.device, options.bf16);
+      const Autocast autocast(options.device, options.precision);
       const auto [logits_BKhw, to] = whole_logits(model, on_device(sample.image_HWC, options));
       const auto prediction_BHW = matrix.add_logits(logits_BKhw, sample.label_HW.unsqueeze(0), to, /*want_prediction=*/!!seen);
       if (seen) prediction_HW = prediction_BHW.squeeze(0);

@@ -518,7 +518,7 @@ void measure_agreement(Segmenter& network, const Dataset& data, const EvalOption
     const int64_t H = image_HWC.size(0), W = image_HWC.size(1);
     Tensor logits_BKhw;
     {
-      const Autocast autocast(options.device, options.bf16);
+      const Autocast autocast(options.device, options.precision);
       const auto image_BCHW = normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);
       logits_BKhw = network.forward(pad_sides(image_BCHW).contiguous(at::MemoryFormat::ChannelsLast));
     }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <optional>
 
 #include "semiseg/error.h"
 
@@ -22,7 +23,7 @@ double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_st
   return factor;
 }
 
-Optimizer::Optimizer(const std::vector<NamedModule>& modules, const OptimConfig& config) : config_(config) {
+Optimizer::Optimizer(const std::vector<NamedModule>& modules, const OptimConfig& config, bool scales_loss) : config_(config) {
   groups_.resize(2);
   groups_[0].lr = config.lr;
   groups_[1].lr = config.lr * config.decoder_lr_multiplier;
@@ -42,9 +43,17 @@ Optimizer::Optimizer(const std::vector<NamedModule>& modules, const OptimConfig&
       }
     }
   }
-  for (Group& group : groups_)
-    group.lr_now = at::zeros({}, at::TensorOptions(at::kFloat).device(group.parameters.at(0).device()));
+  const auto options = at::TensorOptions(at::kFloat).device(groups_[0].parameters.at(0).device());
+  for (Group& group : groups_) group.lr_now = at::zeros({}, options);
+  if (scales_loss) {
+    constexpr double kFirstScale = 65536;
+    scale_ = {at::full({}, kFirstScale, options), at::zeros({}, options.dtype(at::kInt)), at::zeros({1}, options)};
+  }
 }
+
+void Optimizer::backward(const Tensor& loss) { (scale_.value.defined() ? loss * scale_.value : loss).backward(); }
+
+double Optimizer::loss_scale() const { return scale_.value.defined() ? scale_.value.item<double>() : 1; }
 
 void Optimizer::zero_grad() {
   for (Group& group : groups_)
@@ -66,6 +75,12 @@ void Optimizer::step() {
       gradients[g].push_back(parameter.grad());
       all.push_back(gradients[g].back());
     }
+  std::optional<Tensor> left_out;  // the update, where it is 1
+  if (scale_.value.defined()) {
+    scale_.not_finite.zero_();
+    at::_amp_foreach_non_finite_check_and_unscale_(all, scale_.not_finite, scale_.value.reciprocal());
+    left_out = scale_.not_finite;
+  }
   if (config_.clip_grad_norm > 0) {
     const auto norm = at::stack(at::_foreach_norm(all)).norm();
     at::_foreach_mul_(all, (config_.clip_grad_norm / (norm + 1e-6)).clamp_max(1));
@@ -74,18 +89,25 @@ void Optimizer::step() {
     Group& group = groups_[g];
     if (config_.kind == "adamw") {
       at::_foreach_add_(group.steps, 1);
+      if (left_out) at::_foreach_sub_(group.steps, std::vector<Tensor>(group.steps.size(), left_out->squeeze(0)));
       at::_fused_adamw_(group.parameters, gradients[g], group.first, group.second, /*max_exp_avg_sqs=*/{}, group.steps,
                         group.lr_now, /*beta1=*/0.9, /*beta2=*/0.999, config_.weight_decay, /*eps=*/1e-8, /*amsgrad=*/false,
-                        /*maximize=*/false);
+                        /*maximize=*/false, /*grad_scale=*/{}, left_out);
     } else {
       at::_fused_sgd_(group.parameters, gradients[g], group.first, config_.weight_decay, config_.momentum, group.lr_now,
-                      /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/false);
+                      /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false, /*is_first_step=*/false, /*grad_scale=*/{},
+                      left_out);
     }
   }
+  if (left_out)
+    at::_amp_update_scale_(scale_.value, scale_.growth, scale_.not_finite, /*scale_growth_factor=*/2,
+                           /*scale_backoff_factor=*/0.5,
+                           /*growth_interval=*/2000);
 }
 
 std::map<std::string, Tensor> Optimizer::state() const {
   std::map<std::string, Tensor> state;
+  if (scale_.value.defined()) state = {{"loss_scale", scale_.value}, {"loss_scale_growth", scale_.growth}};
   for (const Group& group : groups_)
     for (size_t i = 0; i < group.names.size(); ++i) {
       if (config_.kind == "adamw") {

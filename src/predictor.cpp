@@ -97,7 +97,7 @@ Predictor::Predictor(const std::string& checkpoint, const PredictorOptions& opti
   const Config& config = network->model.config;
   const torch::Device device = resolve_device(config.run.device);
   use_fused_ops(config.ops.fused);
-  network->options = make_eval_options(config, device, resolve_bf16(config.run.precision, device));
+  network->options = make_eval_options(config, device);
   network->classes = described(network->model.classes);
   network->confidence = options.confidence;
   network_ = std::move(network);
@@ -127,7 +127,7 @@ const Config& Predictor::config() const { return network_->model.config; }
 std::string Predictor::description() const {
   const ModelConfig& model = config().model;
   return str(model.backbone, " + ", model.decoder, ", ", classes().size(), " classes, ",
-             describe_device(network_->options.device), ", ", network_->options.bf16 ? "bf16" : "fp32");
+             describe_device(network_->options.device), ", ", precision_name(network_->options.precision));
 }
 
 cv::Mat load_image(const std::string& path) {

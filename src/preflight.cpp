@@ -109,7 +109,7 @@ bool dry_run(Config config) {
   if (stop_signal() != 0) return false;
 
   const OneImage largest(*data, val.largest);
-  EvalOptions options = make_eval_options(config, device, config.run.precision == "bf16");
+  EvalOptions options = make_eval_options(config, device);
   options.workers = 0;
   const auto evaluate_largest = [&] {
     const Stopwatch watch;

@@ -136,8 +136,8 @@ bool write_split(const Dataset& data, Split split, const Config& config, const s
 bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const std::string& folder) {
   use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
-  const bool bf16 = resolve_bf16(config.run.precision, device);
-  const EvalOptions options = make_eval_options(config, device, bf16);
+  const Precision precision = resolve_precision(config.run.precision, device);
+  const EvalOptions options = make_eval_options(config, device);
   const auto data = open_dataset(config);
   const int64_t count = data->size(Split::kUnlabeled), K = data->classes().size();
   if (count == 0) throw Error(ErrorKind::kData, "there is no unlabelled image", "data.unlabeled", "name a list of images");
@@ -155,7 +155,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   const auto newest = earlier.empty() || job.newest.empty() ? labeler : load(job.newest);
   log_info(str("pseudo-labels of ", count, " images by ", job.checkpoint, ", reliability by ",
                earlier.empty() ? "mean confidence" : str("agreement with ", earlier.size(), " earlier checkpoints"), ", ",
-               describe_device(device), ", ", bf16 ? "bf16" : "fp32"));
+               describe_device(device), ", ", precision_name(precision)));
 
   const std::string root = absolute_path(folder);
   make_folders(root + "/labels");

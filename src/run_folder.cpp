@@ -79,9 +79,9 @@ RunFolder RunFolder::stage(RunFolder& run, const Config& run_config, const std::
   return folder;
 }
 
-void RunFolder::open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device, bool bf16) {
+void RunFolder::open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device) {
   if (run_ != nullptr) {
-    if (!run_->opened_) run_->open(run_config_, classes, state, device, bf16);
+    if (!run_->opened_) run_->open(run_config_, classes, state, device);
     dir_ = run_->dir_ + "/" + stage_;  // the run's may have changed
   }
   if (!name_.empty()) {
@@ -112,7 +112,7 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
                                       {"torch", TORCH_VERSION},
                                       {"opencv", CV_VERSION},
                                       {"device", describe_device(device)},
-                                      {"precision", bf16 ? "bf16" : "fp32"},
+                                      {"precision", precision_name(resolve_precision(config.run.precision, device))},
                                       {"threads", at::get_num_threads()},
                                       {"host", host_name()},
                                       {"command_line", command_line()},

@@ -98,7 +98,7 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
     const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
     std::optional<AcceptedLabels> labels;
     {
-      const Autocast autocast(options.device, options.bf16);
+      const Autocast autocast(options.device, options.precision);
       labels = method.pseudo_labels(whole_view(sample, options), progress);
     }
     if (!labels) break;  // a method without any

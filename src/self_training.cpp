@@ -170,8 +170,7 @@ class SelfTraining {
                   "semi.method: self_training takes a number as semi.threshold, not " + value_text(config_, "semi.threshold"),
                   "semi.threshold", "labels are written once, so no threshold can adapt to them");
     // A resumed run, and a later stage, must not choose again.
-    const bool bf16 = resolve_bf16(config_.run.precision, resolve_device(config_.run.device));
-    config_.run.precision = bf16 ? "bf16" : "fp32";
+    config_.run.precision = precision_name(resolve_precision(config_.run.precision, resolve_device(config_.run.device)));
 
     data_ = open_dataset(config_);
     const int64_t labeled = data_->size(Split::kLabeled), unlabeled = data_->size(Split::kUnlabeled);
@@ -301,7 +300,7 @@ class SelfTraining {
     state.history = past_.history;
     state.data_fingerprint = past_.data_fingerprint;
     const torch::Device device = resolve_device(config_.run.device);
-    run_.open(config_, data_->classes(), state, device, config_.run.precision == "bf16");
+    run_.open(config_, data_->classes(), state, device);
     RunInfo info;
     info.dir = run_.dir();
     info.config = &config_;

@@ -32,12 +32,13 @@ void update(const Config& config, torch::Device device, const Progress& progress
       StepOutput out;
       {
         RECORD_USER_SCOPE(kForwardAndLossScope);
-        const Autocast autocast(device, config.run.precision == "bf16");
+        const Autocast autocast(device, resolve_precision(config.run.precision, device));
         out = method.step(batch, progress);
       }
       {
         RECORD_USER_SCOPE(kBackwardScope);
-        if (out.loss.requires_grad()) (out.loss / accumulate).backward();  // else all of it was learned from within the step
+        if (out.loss.requires_grad())
+          optimizer.backward(out.loss / accumulate);  // else all of it was learned from within the step
       }
       RECORD_USER_SCOPE(kOptimizerScope);
       if (micro + 1 == accumulate) optimizer.step();
@@ -51,8 +52,7 @@ void update(const Config& config, torch::Device device, const Progress& progress
 
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
   const torch::Device device = prepare_device(&config);  // a resumed run must not choose its precision again
-  const bool bf16 = config.run.precision == "bf16";
-  log_info(str("computing on ", describe_device(device), " in ", bf16 ? "bf16" : "fp32"));
+  log_info(str("computing on ", describe_device(device), " in ", config.run.precision));
 
   // Data. Labels of the unlabelled list are never read; all others are read now, so that a broken one is found.
   const auto data = open_dataset(config);
@@ -65,7 +65,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
 
   // The method owns every network it trains or averages. All start with the same weights.
   const auto method = make_method(config, state, data->classes().size(), from.has_value(), device);
-  Optimizer optimizer(method->trained(), config.optim);
+  Optimizer optimizer(method->trained(), config.optim, /*scales_loss=*/config.run.precision == "fp16");
+  learn_early_by(optimizer, config, device, *method);
   StepGraph graph(config, device, *method);
 
   const BatchNeeds needs = method->needs();
@@ -79,18 +80,17 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const double images_per_step =
       static_cast<double>(accumulate * (config.optim.batch_labeled + (needs.unlabeled ? config.optim.batch_unlabeled : 0)));
 
-  if (from) restore(*from, *method, optimizer);
+  if (from) restore(*from, *method, optimizer), warn_of_other_hardware(*from, device);
   for (auto& [name, sum] : state.epoch_sums) sum = sum.to(device);
-  if (from) warn_of_other_hardware(*from, device);
   warn_of_full_disk(folder.dir(), config, *method, optimizer);
 
-  folder.open(config, data->classes(), state, device, bf16);
+  folder.open(config, data->classes(), state, device);
   report.begin({folder.dir(), &config, &data->classes(), total_steps, count_epochs(total_steps, steps_per_epoch),
                 steps_per_epoch, state.step, static_cast<int64_t>(state.history.size()) + 1, counts ? &*counts : nullptr});
   if (from) report.epochs(state.history, /*resumed=*/true);
   Loader loader(*data, loader_options(config, needs, device, std::move(counts)));
   SampleImages samples(*data, config.report.samples, needs.unlabeled, state.label_share);
-  const EvalOptions eval_options = make_eval_options(config, device, bf16);
+  const EvalOptions eval_options = make_eval_options(config, device);
   const auto save = [&](const std::string& name) {
     save_checkpoint(folder.dir() + "/checkpoints/" + name + ".safetensors", config, data->classes(), state, *method, optimizer);
   };
@@ -118,7 +118,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const auto settle = [&] {
     state.epoch_seconds = epoch_base_seconds + watch.seconds();
     state.epoch_wait += loader.take_wait_seconds();
-    require_finite_loss(state);
+    require_finite(state, optimizer);
   };
 
   // True while the weights are those of an update, not of half of one; then an error loses nothing.

@@ -46,7 +46,7 @@ std::string join(const std::vector<std::string>& words, size_t most) {
 
 torch::Device prepare_device(Config* config) {
   const torch::Device device = resolve_device(config->run.device);
-  config->run.precision = resolve_bf16(config->run.precision, device) ? "bf16" : "fp32";
+  config->run.precision = precision_name(resolve_precision(config->run.precision, device));
   prefer_deterministic_kernels(config->run.deterministic, device);
   use_fused_ops(config->ops.fused);
   return device;
@@ -148,12 +148,15 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
                           config.seed};
   const auto method = methods().at(config.semi.method)(config.semi, parts);
   move_module(*method, device);
-  method->learn_early([device, accumulate = config.optim.accumulate](const Tensor& part_of_loss) {
-    RECORD_USER_SCOPE(kEarlyBackwardScope);
-    const Autocast none(device, false);
-    (part_of_loss / accumulate).backward();
-  });
   return method;
+}
+
+void learn_early_by(Optimizer& optimizer, const Config& config, torch::Device device, Method& method) {
+  method.learn_early([&optimizer, device, accumulate = config.optim.accumulate](const Tensor& part_of_loss) {
+    RECORD_USER_SCOPE(kEarlyBackwardScope);
+    const Autocast none(device, Precision::kFp32);
+    optimizer.backward(part_of_loss / accumulate);
+  });
 }
 
 int64_t count_steps_per_epoch(const OptimConfig& optim, int64_t labeled, int64_t unlabeled) {
@@ -188,8 +191,10 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
   return options;
 }
 
-EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16) {
-  EvalOptions options{config.eval, config.data.mean, config.data.std, bf16, config.data.workers, device};
+EvalOptions make_eval_options(const Config& config, torch::Device device) {
+  EvalOptions options{config.eval,         config.data.mean,
+                      config.data.std,     resolve_precision(config.run.precision, device),
+                      config.data.workers, device};
   if (options.eval.window.empty()) options.eval.window = config.data.crop;
   if (options.eval.stride.empty())
     options.eval.stride = {std::max<int64_t>(1, options.eval.window[0] * 2 / 3),
@@ -232,13 +237,18 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
   add("count", at::ones({}, out.loss.options().dtype(at::kDouble)));
 }
 
-void require_finite_loss(const TrainState& state) {
+void require_finite(const TrainState& state, const Optimizer& optimizer) {
+  const char* hint =
+      "start a new run with a lower optim.lr or with optim.clip_grad_norm, from model.weights set to the last checkpoint or "
+      "anew";
   const auto loss = state.epoch_sums.find("loss");
-  if (loss == state.epoch_sums.end() || std::isfinite(loss->second.item<double>())) return;
-  throw Error(
-      ErrorKind::kNonFinite, str("the loss became NaN or infinite by step ", state.step), "",
-      "start a new run with a lower optim.lr or with optim.clip_grad_norm, from model.weights set to the last checkpoint "
-      "or anew");
+  if (loss != state.epoch_sums.end() && !std::isfinite(loss->second.item<double>()))
+    throw Error(ErrorKind::kNonFinite, str("the loss became NaN or infinite by step ", state.step), "", hint);
+  // Halved by every update whose gradients are not: none was for dozens of them.
+  constexpr double kLeastScale = 0x1p-14;
+  if (optimizer.loss_scale() < kLeastScale)
+    throw Error(ErrorKind::kNonFinite, str("the gradients are NaN or infinite at every scale by step ", state.step),
+                "run.precision: fp16", str("take bf16 or fp32, or ", hint));
 }
 
 std::vector<EpochRecord> with_scores_before(const TrainState& state) {

@@ -21,7 +21,8 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// The device that config.run names, with the kernels the config asks for; config.run.precision becomes bf16 or fp32.
+// The device that config.run names, with the kernels the config asks for; config.run.precision becomes the name of the
+// one that "auto" stands for.
 torch::Device prepare_device(Config* config);
 
 // Reads the labels of the labelled and the validation list, prints the share of each class with its weight in the loss, and
@@ -40,9 +41,13 @@ void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);
 std::function<std::shared_ptr<Segmenter>(uint32_t purpose)> network_factory(const Config& config, int64_t num_classes,
                                                                             bool resumed);
 
-// The method that config.semi names, on the device, with loss and label statistics as `state` holds them.
+// The method that config.semi names, on the device, with loss and label statistics as `state` holds them. What it learns early
+// goes through no optimizer yet: learn_early_by sees to that.
 std::shared_ptr<Method> make_method(const Config& config, const TrainState& state, int64_t num_classes, bool resumed,
                                     torch::Device device);
+
+// Parts of the loss that the method hands over within a step are learned from at once. `optimizer` outlives the method's steps.
+void learn_early_by(Optimizer& optimizer, const Config& config, torch::Device device, Method& method);
 
 // The larger over both lists of ceil(N / (batch * accumulate)); `unlabeled` is 0 where that list is not read.
 int64_t count_steps_per_epoch(const OptimConfig& optim, int64_t labeled, int64_t unlabeled);
@@ -59,11 +64,11 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
                              std::optional<ClassCounts> counts);
 
 // config.eval with the window and stride it implies.
-EvalOptions make_eval_options(const Config& config, torch::Device device, bool bf16);
+EvalOptions make_eval_options(const Config& config, torch::Device device);
 
 // One update (train.cpp): forward and backward over the `optim.accumulate` micro-batches, the optimizer, then what follows the
 // student. Adds what the steps hand back to `sums`. `graph` is that of all updates of a run. REQUIRES: config.run.precision is
-// bf16 or fp32.
+// not "auto".
 void update(const Config& config, torch::Device device, const Progress& progress, const std::vector<TrainBatch>& batches,
             Method& method, Optimizer& optimizer, StepGraph& graph, std::map<std::string, Tensor>* sums);
 
@@ -79,8 +84,9 @@ void try_to(const std::function<void()>& work);
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 
-// Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite. Reads one value from the device.
-void require_finite_loss(const TrainState& state);
+// Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite, or when no gradient has been finite for long. Reads
+// a value or two from the device.
+void require_finite(const TrainState& state, const Optimizer& optimizer);
 
 // The history, with the scores before training as its epoch 0 where they were measured.
 std::vector<EpochRecord> with_scores_before(const TrainState& state);

@@ -10,10 +10,12 @@ Trial::Trial(Config config, const Dataset& data, TrainState state, std::optional
       state_(std::move(state)),
       device_(device),
       method_(make_method(config_, state_, data.classes().size(), /*resumed=*/false, device)),
-      optimizer_(method_->trained(), config_.optim),
+      optimizer_(method_->trained(), config_.optim,
+                 /*scales_loss=*/config_.run.precision == "fp16"),
       graph_(config_, device, *method_),
       needs_(method_->needs()),
       loader_options_(loader_options(config_, needs_, device, std::move(counts))) {
+  learn_early_by(optimizer_, config_, device, *method_);
   constexpr int64_t kLater = 1'000'000;  // no trial lasts that long
   progress_.step = config_.semi.burn_in_epochs + config_.semi.ramp_up_epochs;
   progress_.steps_per_epoch = 1;

@@ -12,7 +12,7 @@ namespace semiseg {
 class Trial {
  public:
   // `state`: weights of the loss and label shares, as count_and_weigh leaves them. Updates are those after burn-in and ramp-up,
-  // which cost the most. REQUIRES: config.run.precision is fp32 or bf16; `data` outlives the trial.
+  // which cost the most. REQUIRES: config.run.precision is not "auto"; `data` outlives the trial.
   Trial(Config config, const Dataset& data, TrainState state, std::optional<ClassCounts> counts, torch::Device device);
 
   std::vector<TrainBatch> load();                  // the data of the next update, read ahead
@@ -33,7 +33,7 @@ class Trial {
   const Optimizer& optimizer() const { return optimizer_; }
   bool reads_unlabeled() const { return needs_.unlabeled; }
   double images_per_step() const;
-  void require_finite() const { require_finite_loss(state_); }
+  void require_finite() const { semiseg::require_finite(state_, optimizer_); }
 
  private:
   Config config_;

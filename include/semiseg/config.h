@@ -17,7 +17,7 @@ struct RunConfig {
   std::string name;                 // the folder under runs/; the config's file name when not given
   std::string dir;                  // the run folder itself; runs/NAME when not given
   std::string device = "auto";      // auto | cpu | cuda | cuda:N
-  std::string precision = "auto";   // fp32 | bf16 | auto (bf16 where the device computes it natively)
+  std::string precision = "auto";   // fp32 | bf16 | fp16 | auto (device.h)
   std::string cuda_graph = "auto";  // auto | off
   bool deterministic = true;        // only deterministic kernels; without meaning on the CPU, which always is
   double max_hours = 0;             // then the run stops with a checkpoint; 0: no limit

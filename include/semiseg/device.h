@@ -12,17 +12,22 @@ namespace semiseg {
 // "auto" is CUDA where there is one, else the CPU. Throws Error(kConfig) for a device that is not there.
 torch::Device resolve_device(const std::string& name);
 
-// Whether to compute in bfloat16 (autocast). "auto" says yes on CUDA and on CPUs with bfloat16 instructions (AVX512-BF16, AMX).
-bool resolve_bf16(const std::string& precision, torch::Device device);
+// Of the network's arithmetic, by autocast; weights are float32 in each. fp16 holds no gradient below 2^-24: training scales
+// its loss (optim.h).
+enum class Precision { kFp32, kBf16, kFp16 };
+// "fp32", "bf16", "fp16"; "auto" is bf16 where the device has instructions for it (GPUs since compute capability 8.0, CPUs with
+// AVX512-BF16 or AMX), else fp16 on a GPU and fp32 on a CPU.
+Precision resolve_precision(const std::string& name, torch::Device device);
+std::string precision_name(Precision precision);
 
 // Asks for kernels that give the same result each time; PyTorch warns of one that has no such form. The CPU's all are so.
 void prefer_deterministic_kernels(bool on, torch::Device device);
 
-// Autocast to bfloat16 for a scope, or none (`on` false) within one that has it; weights stay float32. The cache of cast
-// weights is dropped at the end of the outer one, so it never outlives an update of the weights.
+// Autocast for a scope, or none (kFp32) within one that has it. The cache of cast weights is dropped at the end of the outer
+// one, so it never outlives an update of the weights.
 class Autocast {
  public:
-  Autocast(torch::Device device, bool on);
+  Autocast(torch::Device device, Precision precision);
   ~Autocast();
   Autocast(const Autocast&) = delete;
   Autocast& operator=(const Autocast&) = delete;

@@ -5,6 +5,7 @@
 
 #include "semiseg/config.h"
 #include "semiseg/dataset.h"
+#include "semiseg/device.h"
 #include "semiseg/metrics.h"
 #include "semiseg/model.h"
 #include "semiseg/ops.h"
@@ -15,7 +16,7 @@ namespace semiseg {
 struct EvalOptions {
   EvalConfig eval;
   std::vector<double> mean, std;
-  bool bf16 = false;
+  Precision precision = Precision::kFp32;
   int64_t workers = 2;
   torch::Device device = torch::kCPU;
 };

@@ -32,7 +32,7 @@ class RunFolder {
   static RunFolder stage(RunFolder& run, const Config& run_config, const std::string& name, bool resumed);
 
   // Makes and locks the folder, starts train.log, writes config.yaml and environment.json.
-  void open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device, bool bf16);
+  void open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device);
   // Removes the folder of a new run that failed before it had a checkpoint: bad input leaves nothing behind.
   void discard_if_empty();
   const std::string& dir() const { return dir_; }

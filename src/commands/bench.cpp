@@ -48,12 +48,13 @@ struct Peak {
   double copy_gb_s;  // bytes read and written
 };
 
-Peak measure_peak(torch::Device device, bool bf16) {
+Peak measure_peak(torch::Device device, Precision precision) {
   constexpr int64_t kLargestSide = 8192, kTimes = 5;
   constexpr double kLongEnoughMs = 50;
   // Convolutions may take TF32 where products by default do not: a peak below what the step may use would be no peak.
   if (device.is_cuda()) at::globalContext().setAllowTF32CuBLAS(at::globalContext().allowTF32CuDNN());
-  const auto options = at::TensorOptions(bf16 ? at::kBFloat16 : at::kFloat).device(device);
+  const auto type = precision == Precision::kFp32 ? at::kFloat : precision == Precision::kBf16 ? at::kBFloat16 : at::kHalf;
+  const auto options = at::TensorOptions(type).device(device);
   Peak peak{256, 0, 0};
   for (double ms = 0; ms < kLongEnoughMs && peak.side < kLargestSide;) {
     peak.side *= 2;
@@ -143,7 +144,7 @@ int run(const Arguments& arguments) {
   Config config = load_config(arguments.positional[0], arguments.overrides);
   if (config.optim.batch == "auto") choose_batch(&config);
   const torch::Device device = prepare_device(&config);
-  const bool bf16 = config.run.precision == "bf16";
+  const Precision precision = resolve_precision(config.run.precision, device);
   const auto data = open_dataset(config);
   TrainState state;
   const ClassCounts counts = count_and_weigh(*data, config, &state);
@@ -188,11 +189,11 @@ int run(const Arguments& arguments) {
   trial.stop_loading();
 
   const OneImage image(*data, 0);
-  EvalOptions eval_options = make_eval_options(config, device, bf16);
+  EvalOptions eval_options = make_eval_options(config, device);
   eval_options.workers = 0;
   const double evaluation_ms = median_ms(device, std::min(steps, kEvaluations),
                                          [&] { evaluate(trial.method().predictor(), image, Split::kVal, eval_options); });
-  const Peak peak = measure_peak(device, bf16);
+  const Peak peak = measure_peak(device, precision);
 
   nlohmann::ordered_json json;
   json["images_per_s"] = 1000 * images / step_ms;

@@ -33,7 +33,7 @@ int run(const Arguments& arguments) {
 
   use_fused_ops(config.ops.fused);
   const torch::Device device = resolve_device(config.run.device);
-  const bool bf16 = resolve_bf16(config.run.precision, device);
+  const Precision precision = resolve_precision(config.run.precision, device);
   const LoadedModel model = checkpoint ? load_model(*checkpoint, &config, device) : load_model(path, &config, device);
   checkpoint.reset();
   const auto data = open_dataset(config);
@@ -57,9 +57,9 @@ int run(const Arguments& arguments) {
     };
   }
   log_info(str("evaluating ", path, " on ", data->size(Split::kVal), " images, ", describe_device(device), ", ",
-               bf16 ? "bf16" : "fp32"));
+               precision_name(precision)));
   const auto scores = evaluate(
-      *model.network, *data, Split::kVal, make_eval_options(config, device, bf16), [] { return stop_signal() != 0; }, write);
+      *model.network, *data, Split::kVal, make_eval_options(config, device), [] { return stop_signal() != 0; }, write);
   if (!scores) return exit_code_of(stop_signal());
   log_info(score_table(*scores, data->classes().names));
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(*scores) + "\n");

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 
+#include <array>
 #include <cstring>
 
 #include "models/layers.h"
+#include "models/resampling.h"
 #include "run/program.h"
 #include "semiseg/config.h"
 #include "semiseg/device.h"
@@ -112,6 +114,34 @@ TEST_F(CudaOps, StrongViewsAreThoseOfTheHost) {
   EXPECT_TRUE(view_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast));
   EXPECT_TRUE(view_BCHW.permute({0, 2, 3, 1}).cpu().equal(wanted_BHWC));
 #endif
+}
+
+TEST_F(CudaOps, EnlargingAndItsGradientAreThePlainOnes) {
+  REQUIRE_GPU();
+  for (const auto& [h, w, H, W] : {std::array<int64_t, 4>{25, 25, 50, 50}, {7, 13, 20, 33}, {9, 8, 4, 5}, {1, 1, 6, 7}})
+    for (const bool bilinear : {true, false})
+      for (const auto& [type, tolerance] :
+           {std::pair(at::kFloat, 1e-5), std::pair(at::kHalf, 2e-3), std::pair(at::kBFloat16, 2e-2)}) {
+        const std::string what = str(h, " x ", w, " to ", H, " x ", W, bilinear ? ", " : ", nearest, ", at::toString(type));
+        const auto map = [&, in = type](int64_t rows, int64_t columns) {
+          return waves({2, 32, rows, columns}).cuda().to(in).contiguous(at::MemoryFormat::ChannelsLast);
+        };
+        const auto x_BChw = map(h, w), sum_BCHW = map(H, W), above_BCHW = map(H, W).flip(1);
+        // The plain form in float32.
+        const auto run = [&](bool fused) {
+          use_fused_ops(fused);
+          const auto as = [&](const Tensor& tensor) {
+            return tensor.detach().to(fused ? tensor.scalar_type() : at::kFloat).clone().requires_grad_();
+          };
+          const auto leaf = as(x_BChw), sum = as(sum_BCHW);
+          const auto y = bilinear ? enlarge_bilinear(leaf, H, W, sum) : enlarge_nearest(leaf, H, W, sum);
+          EXPECT_EQ(y.scalar_type(), leaf.scalar_type());
+          y.backward(above_BCHW.to(y.scalar_type()));
+          return std::vector<Tensor>{y.detach(), leaf.grad(), sum.grad()};
+        };
+        const auto fused = run(true), plain = run(false);
+        for (size_t i = 0; i < plain.size(); ++i) expect_close(fused[i].cpu(), plain[i].cpu(), tolerance, what + str(", ", i));
+      }
 }
 
 TEST_F(CudaOps, CountedClassesAreThePlainOnes) {
@@ -288,10 +318,10 @@ TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   expect_equal(tensors("runs/auto/checkpoints/last.safetensors"), tensors("runs/off/checkpoints/last.safetensors"));
 }
 
-// Stopped within an epoch and gone on with, in both precisions.
+// Stopped within an epoch and gone on with, in every precision.
 TEST_F(CudaRun, ResumesToTheBit) {
   REQUIRE_GPU();
-  for (const std::string precision : {"fp32", "bf16"}) {
+  for (const std::string precision : {"fp32", "bf16", "fp16"}) {
     const std::string settings = " run.device=cuda run.deterministic=true run.precision=" + precision;
     const Outcome whole = semiseg("train tiny.yaml run.name=whole-" + precision + settings);
     ASSERT_EQ(whole.code, 0) << whole.output;

@@ -66,6 +66,24 @@ TEST_F(Runs, ResumeFromTheMiddleOfAnEpochEqualsTheRunThatWasNeverStopped) {
   }
 }
 
+// The scale of the loss is part of a checkpoint.
+TEST_F(Runs, InFp16LearnAndResumeToTheSameResult) {
+  const Outcome run = semiseg(
+      "train tiny.yaml run.precision=fp16 checkpoint.every_steps=3 data.size=[32,64] data.counts=[4,4,1] data.crop=32 "
+      "optim.lr=0.03");
+  ASSERT_EQ(run.code, 0) << run.output;
+  const auto lines = metrics("runs/tiny");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_LT(lines[1]["train"]["loss"], lines[0]["train"]["loss"]);
+  EXPECT_EQ(nlohmann::json::parse(read_file(dir_ + "/runs/tiny/environment.json"))["precision"], "fp16");
+  EXPECT_GE(tensors("runs/tiny/checkpoints/last.safetensors").at("optimizer.loss_scale").item<double>(), 1);
+  make_folders(dir_ + "/cut/checkpoints");
+  fs::copy(dir_ + "/runs/tiny/checkpoints/step_00000003.safetensors", dir_ + "/cut/checkpoints/");
+  const Outcome resumed = semiseg("train --resume cut");
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  expect_equal(tensors("runs/tiny/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
+}
+
 TEST_F(Runs, ExtendAddsEpochsAndContinuesTheSchedule) {
   ASSERT_EQ(semiseg("train tiny.yaml").code, 0);
   const Outcome done = semiseg("train --resume runs/tiny");

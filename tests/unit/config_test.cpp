@@ -367,7 +367,7 @@ TEST_F(ConfigTest, BadFiles) {
       {"model.backbone: vit\n", {"bad.yaml:1: model.backbone is \"vit\", not one of", "resnet18"}},
       {"data.format: coco\n", {"bad.yaml:1: data.format is \"coco\", not one of", "cityscapes"}},
       {"run.device: gpu\n", {"bad.yaml:1: run.device is \"gpu\", not auto, cpu, cuda or cuda:N"}},
-      {"run.precision: fp64\n", {"bad.yaml:1: run.precision is \"fp64\", not one of auto, fp32, bf16"}},
+      {"run.precision: fp64\n", {"bad.yaml:1: run.precision is \"fp64\", not one of auto, fp32, bf16, fp16"}},
       {"loss.class_weights: some\n", {"bad.yaml:1: loss.class_weights is \"some\", not one of", "enet"}},
       {"loss.class_weights: [1, -2]\n", {"bad.yaml:1: loss.class_weights is [1, -2], not a list"}},
       {"loss.class_weights: [0, 0]\n", {"bad.yaml:1: loss.class_weights gives every class weight 0"}},

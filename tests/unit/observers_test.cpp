@@ -17,16 +17,16 @@ TEST(FlopCounter, CountsConvolutionsAndTheirGradients) {
   // Output 2 x 6 x 4 x 4, and 2 x 3 x 3 multiply-adds for each of its values.
   const double once = 2.0 * (2 * 6 * 4 * 4) * (2 * 3 * 3);
 
-  for (const bool bf16 : {false, true}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
     const FlopCounter counter;
     Tensor y;
     {
-      const Autocast autocast(torch::kCPU, bf16);
+      const Autocast autocast(torch::kCPU, precision);
       y = convolve(x);
     }
-    EXPECT_EQ(counter.flop(), once) << bf16;
+    EXPECT_EQ(counter.flop(), once) << precision_name(precision);
     y.sum().backward();
-    EXPECT_EQ(counter.flop(), 2 * once) << bf16;  // the input asks for no gradient
+    EXPECT_EQ(counter.flop(), 2 * once) << precision_name(precision);  // the input asks for no gradient
   }
   const FlopCounter counter;
   convolve(x.clone().requires_grad_()).sum().backward();

@@ -6,12 +6,14 @@
 #include <cmath>
 
 #include "semiseg/error.h"
+#include "train_parts.h"
 
 namespace semiseg {
 namespace {
 
 struct Rig {
-  explicit Rig(OptimConfig config) : network(make_segmenter(model(), 3, 1)), optimizer({{"student", network.get()}}, config) {}
+  explicit Rig(OptimConfig config, bool scales_loss = false)
+      : network(make_segmenter(model(), 3, 1)), optimizer({{"student", network.get()}}, config, scales_loss) {}
   static ModelConfig model() {
     ModelConfig config;
     config.backbone = "resnet18";
@@ -97,6 +99,65 @@ TEST(Optimizer, ClipsByGlobalNorm) {
   rig.optimizer.set_rate(1);
   rig.optimizer.step();
   EXPECT_NEAR(rig.parameter(kDecoder)[0].item<double>(), -0.5 / std::sqrt(count), 1e-7);
+}
+
+// An update whose gradients are not finite leaves weights and state alone and halves the scale; others are those without a
+// scale.
+TEST(Optimizer, ScalesALossAndLeavesOutWhatIsNotFinite) {
+  for (const char* kind : {"sgd", "adamw"}) {
+    OptimConfig config;
+    config.kind = kind;
+    config.lr = 0.01;
+    config.clip_grad_norm = 10;
+    Rig plain(config), scaled(config, /*scales_loss=*/true);
+    EXPECT_EQ(plain.optimizer.loss_scale(), 1);
+    double scale = 65536;
+    for (const double value : {0.5, static_cast<double>(INFINITY), -0.25, 0.125}) {
+      SCOPED_TRACE(str(kind, ", gradient ", value));
+      const bool finite = std::isfinite(value);
+      const Tensor w = scaled.parameter(kEncoder), before = w.detach().clone();
+      scaled.optimizer.zero_grad();
+      scaled.optimizer.set_rate(1);
+      scaled.optimizer.backward((w * value).sum());
+      EXPECT_EQ(w.grad()[0].item<double>(), value * scale);
+      scaled.optimizer.step();
+      if (finite) {
+        plain.optimizer.zero_grad();
+        plain.optimizer.set_rate(1);
+        plain.optimizer.backward((plain.parameter(kEncoder) * value).sum());
+        plain.optimizer.step();
+      } else {
+        EXPECT_TRUE(w.equal(before));
+        scale /= 2;
+      }
+      EXPECT_EQ(scaled.optimizer.loss_scale(), scale);
+      EXPECT_TRUE(w.equal(plain.parameter(kEncoder)));
+      for (const auto& [name, tensor] : plain.optimizer.state())
+        EXPECT_TRUE(tensor.equal(scaled.optimizer.state().at(name))) << name;
+    }
+    Rig resumed(config, /*scales_loss=*/true);
+    resumed.optimizer.load_state(scaled.optimizer.state());
+    EXPECT_EQ(resumed.optimizer.loss_scale(), scale);
+    EXPECT_EQ(resumed.optimizer.state().at("loss_scale_growth").item<int>(), 2);
+    EXPECT_THROW(resumed.optimizer.load_state(plain.optimizer.state()), Error);
+  }
+}
+
+TEST(Optimizer, ARunWithoutAFiniteGradientEnds) {
+  Rig rig(OptimConfig{}, /*scales_loss=*/true);
+  EXPECT_NO_THROW(require_finite({}, rig.optimizer));
+  for (int update = 0; update < 40; ++update) {
+    rig.set_gradients(NAN);
+    rig.optimizer.set_rate(1);
+    rig.optimizer.step();
+  }
+  try {
+    require_finite({}, rig.optimizer);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kNonFinite);
+    EXPECT_NE(std::string(e.what()).find("fp16"), std::string::npos) << e.what();
+  }
 }
 
 TEST(Optimizer, StateGoesThroughNames) {

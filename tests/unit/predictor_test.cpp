@@ -62,7 +62,7 @@ class PredictorTest : public testing::Test {
         for (int c = 0; c < 3; ++c)
           image_HWC.data_ptr<uint8_t>()[(y * image.cols + x) * 3 + c] = image.at<cv::Vec3b>(y, x)[2 - c];
     const Config config = load_config(dir_ + "/net.yaml", settings);
-    const auto class_HW = predict_image(*network_, image_HWC, make_eval_options(config, torch::kCPU, false)).to(at::kByte);
+    const auto class_HW = predict_image(*network_, image_HWC, make_eval_options(config, torch::kCPU)).to(at::kByte);
     return cv::Mat(image.rows, image.cols, CV_8UC1, class_HW.contiguous().data_ptr<uint8_t>()).clone();
   }
 
