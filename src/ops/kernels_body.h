@@ -129,12 +129,14 @@ inline __attribute__((always_inline)) void for_each_group(const Strip& strip, co
 
 // z_k of one group of pixels; returns their maximum.
 inline Floats logits_of(const Edges& edges, int64_t K, Floats fx, Floats* z) {
-  Floats highest = z[0] = edges.left[0] + fx * edges.slope[0];
-  for (int64_t k = 1; k < K; ++k) {
-    z[k] = edges.left[k] + fx * edges.slope[k];
-    highest = max(z[k], highest);
+  const auto logit = [&](int64_t k) __attribute__((always_inline)) { return z[k] = edges.left[k] + fx * edges.slope[k]; };
+  Floats even = logit(0), odd = even;  // two, as one comparison would wait for the other
+  for (int64_t k = 1; k + 1 < K; k += 2) {
+    odd = max(logit(k), odd);
+    even = max(logit(k + 1), even);
   }
-  return highest;
+  if (K % 2 == 0) odd = max(logit(K - 1), odd);
+  return max(odd, even);
 }
 
 // z_k <- e^(z_k - highest); returns their sum.
@@ -248,15 +250,10 @@ void label_probability(const Strip& strip, const int32_t* label, float* probabil
 void predict(const Strip& strip, int32_t* class_of, float* confidence) {
   Floats z[kMaxClasses];
   for_each_group(strip, [&](const Edges& edges, int64_t slot, Floats fx) {
-    Floats highest = z[0] = edges.left[0] + fx * edges.slope[0];
-    Ints best{};
-    for (int64_t k = 1; k < strip.K; ++k) {
-      z[k] = edges.left[k] + fx * edges.slope[k];
-      const Ints higher = z[k] > highest;
-      best = higher ? Ints{} + static_cast<int32_t>(k) : best;
-      highest = higher ? z[k] : highest;
-    }
-    store(class_of + slot, best);
+    const Floats highest = logits_of(edges, strip.K, fx, z);
+    Ints best{};  // the first of equal ones
+    for (int64_t k = strip.K - 1; k > 0; --k) best = z[k] == highest ? Ints{} + static_cast<int32_t>(k) : best;
+    store(class_of + slot, z[0] == highest ? Ints{} : best);
     if (confidence != nullptr) store(confidence + slot, 1.0f / exponentials(z, strip.K, highest));
   });
 }
