@@ -28,18 +28,20 @@ constexpr size_t kLevels = 4;
 
 using Layers = std::vector<std::shared_ptr<Layer>>;
 
-Layers conv_norm_relu(std::shared_ptr<Layer> convolution, int64_t out) {
-  return {std::move(convolution), std::make_shared<BatchNorm2d>(out), std::make_shared<ReLU>()};
+Layers conv_norm_relu(std::shared_ptr<Layer> convolution, int64_t out, const ModelConfig& config) {
+  return {std::move(convolution), make_norm(config.norm, out), std::make_shared<ReLU>()};
 }
 
-Layers conv1x1_norm_relu(int64_t in, int64_t out) { return conv_norm_relu(std::make_shared<Conv2d>(in, out, 1), out); }
+Layers conv1x1_norm_relu(int64_t in, int64_t out, const ModelConfig& config) {
+  return conv_norm_relu(std::make_shared<Conv2d>(in, out, 1), out, config);
+}
 
 // A 3x3 convolution of each channel, then a 1x1 convolution across them.
-Layers separable_norm_relu(int64_t in, int64_t out, int64_t dilation) {
+Layers separable_norm_relu(int64_t in, int64_t out, int64_t dilation, const ModelConfig& config) {
   const ConvOptions depthwise{.padding = dilation, .dilation = dilation, .groups = in};
   return conv_norm_relu(std::make_shared<Sequential>(
                             Layers{std::make_shared<Conv2d>(in, in, 3, depthwise), std::make_shared<Conv2d>(in, out, 1)}),
-                        out);
+                        out, config);
 }
 
 class GlobalMean : public Layer {
@@ -50,8 +52,8 @@ class GlobalMean : public Layer {
 // The image's mean feature, convolved, at every pixel. Its normalisation sees one value per image.
 class PoolingBranch : public Sequential {
  public:
-  explicit PoolingBranch(int64_t in) : Sequential(Layers{std::make_shared<GlobalMean>()}) {
-    for (auto& layer : conv1x1_norm_relu(in, kChannels)) push_back(std::move(layer));
+  PoolingBranch(int64_t in, const ModelConfig& config) : Sequential(Layers{std::make_shared<GlobalMean>()}) {
+    for (auto& layer : conv1x1_norm_relu(in, kChannels, config)) push_back(std::move(layer));
   }
 
   Tensor forward(const Tensor& x_BChw) override {
@@ -64,15 +66,15 @@ class PoolingBranch : public Sequential {
 // Atrous spatial pyramid pooling: the same feature seen at several scales.
 class Aspp : public Layer {
  public:
-  Aspp(int64_t in, double dropout) {
+  Aspp(int64_t in, const ModelConfig& config) {
     const auto convs = register_module("convs", std::make_shared<torch::nn::Module>());
-    branches_[0] = std::make_shared<Sequential>(conv1x1_norm_relu(in, kChannels));
+    branches_[0] = std::make_shared<Sequential>(conv1x1_norm_relu(in, kChannels, config));
     for (size_t i = 0; i < kRates.size(); ++i)
-      branches_[i + 1] = std::make_shared<Sequential>(separable_norm_relu(in, kChannels, kRates[i]));
-    branches_.back() = std::make_shared<PoolingBranch>(in);
+      branches_[i + 1] = std::make_shared<Sequential>(separable_norm_relu(in, kChannels, kRates[i], config));
+    branches_.back() = std::make_shared<PoolingBranch>(in, config);
     for (size_t i = 0; i < kBranches; ++i) convs->register_module(std::to_string(i), branches_[i]);
-    Layers project = conv1x1_norm_relu(static_cast<int64_t>(kBranches) * kChannels, kChannels);
-    project.push_back(std::make_shared<Dropout>(dropout));
+    Layers project = conv1x1_norm_relu(static_cast<int64_t>(kBranches) * kChannels, kChannels, config);
+    project.push_back(std::make_shared<Dropout>(config.dropout));
     project_ = register_module("project", std::make_shared<Sequential>(project));
   }
 
@@ -95,12 +97,12 @@ class DeepLabV3Plus : public Decoder {
                   "model.output_stride", "set it to 16 or 8");
     if (channels.size() != kLevels)
       throw Error(ErrorKind::kConfig, "decoder \"deeplabv3plus\" takes features at four levels", "model.backbone");
-    Layers aspp{std::make_shared<Aspp>(channels[3], config.dropout)};
-    for (auto& layer : separable_norm_relu(kChannels, kChannels, /*dilation=*/1)) aspp.push_back(std::move(layer));
+    Layers aspp{std::make_shared<Aspp>(channels[3], config)};
+    for (auto& layer : separable_norm_relu(kChannels, kChannels, /*dilation=*/1, config)) aspp.push_back(std::move(layer));
     aspp_ = register_module("aspp", std::make_shared<Sequential>(aspp));
-    block1_ = register_module("block1", std::make_shared<Sequential>(conv1x1_norm_relu(channels[0], kSkipChannels)));
-    block2_ = register_module(
-        "block2", std::make_shared<Sequential>(separable_norm_relu(kSkipChannels + kChannels, kChannels, /*dilation=*/1)));
+    block1_ = register_module("block1", std::make_shared<Sequential>(conv1x1_norm_relu(channels[0], kSkipChannels, config)));
+    block2_ = register_module("block2", std::make_shared<Sequential>(
+                                            separable_norm_relu(kSkipChannels + kChannels, kChannels, /*dilation=*/1, config)));
   }
 
   Tensor forward(const std::vector<Tensor>& features) override {

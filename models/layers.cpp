@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <numeric>
 
 #ifdef SEMISEG_CUDA
 #include "models/fused_norm.h"
@@ -33,18 +34,22 @@ void Conv2d::absorb(const ChannelAffine& after) {
   bias_.copy_(bias_.to(at::kDouble) * after.scale_C + after.shift_C);
 }
 
+namespace {
+
+// In place: no normalisation needs its output for its gradient.
+Tensor add_and_rectify(Tensor y, const Tensor& residual_BCHW, bool relu) {
+  if (residual_BCHW.defined()) y.add_(residual_BCHW);
+  return relu ? at::relu_(y) : y;
+}
+
+}  // namespace
+
 BatchNorm2d::BatchNorm2d(int64_t channels)
     : weight_(register_parameter("weight", at::empty({channels}))),
       bias_(register_parameter("bias", at::empty({channels}))),
       running_mean_(register_buffer("running_mean", at::zeros({channels}))),
       running_var_(register_buffer("running_var", at::ones({channels}))),
       num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
-
-Tensor BatchNorm2d::forward(const Tensor& x_BCHW) { return normalize(x_BCHW, /*relu=*/false, {}); }
-
-Tensor BatchNorm2d::forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW) {
-  return normalize(x_BCHW, /*relu=*/true, residual_BCHW);
-}
 
 Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) {
   Tensor y = x_BCHW;
@@ -53,7 +58,8 @@ Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& res
       if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
         throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
                     "optim.batch_labeled",
-                    "set it and optim.batch_unlabeled to 2 or more (with model.decoder: fpn, a larger data.crop helps too)");
+                    "set it and optim.batch_unlabeled to 2 or more, or model.norm=group (with model.decoder: fpn, a larger "
+                    "data.crop helps too)");
       num_batches_tracked_.add_(1);
     }
 #ifdef SEMISEG_CUDA
@@ -64,10 +70,7 @@ Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& res
     y = at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
                        /*cudnn_enabled=*/true);
   }
-  // In place: no normalisation needs its output for its gradient. A dissolved one hands on what is another layer's, of which no
-  // gradient is taken.
-  if (residual_BCHW.defined()) y.add_(residual_BCHW);
-  return relu ? at::relu_(y) : y;
+  return add_and_rectify(y, residual_BCHW, relu);  // a dissolved one hands on what is another layer's, without a gradient
 }
 
 ChannelAffine BatchNorm2d::dissolve() {
@@ -75,6 +78,21 @@ ChannelAffine BatchNorm2d::dissolve() {
   dissolved_ = true;
   const auto scale_C = weight_.to(at::kDouble) / at::sqrt(running_var_.to(at::kDouble) + kNormEpsilon);
   return {scale_C, bias_.to(at::kDouble) - running_mean_.to(at::kDouble) * scale_C};
+}
+
+GroupNorm2d::GroupNorm2d(int64_t channels)
+    : groups_(std::gcd(channels, int64_t{32})),
+      weight_(register_parameter("weight", at::empty({channels}))),
+      bias_(register_parameter("bias", at::empty({channels}))) {}
+
+Tensor GroupNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) {
+  if (relu && !residual_BCHW.defined()) return group_norm_relu(x_BCHW, groups_, weight_, bias_, kNormEpsilon);
+  return add_and_rectify(at::group_norm(x_BCHW, groups_, weight_, bias_, kNormEpsilon), residual_BCHW, relu);
+}
+
+std::shared_ptr<Norm2d> make_norm(const std::string& kind, int64_t channels) {
+  if (kind == "group") return std::make_shared<GroupNorm2d>(channels);
+  return std::make_shared<BatchNorm2d>(channels);
 }
 
 GroupNormReLU::GroupNormReLU(int64_t groups, int64_t channels)

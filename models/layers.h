@@ -41,24 +41,49 @@ class Conv2d : public Layer {
   Tensor bias_;    // [out], or undefined
 };
 
-// PyTorch's BatchNorm2d: momentum .1, eps 1e-5, running statistics and their counter as buffers.
-class BatchNorm2d : public Layer {
+// A normalisation, with the sum and the ReLU that may follow it.
+class Norm2d : public Layer {
+ public:
+  Tensor forward(const Tensor& x_BCHW) final { return normalize(x_BCHW, /*relu=*/false, {}); }
+  // relu(forward(x) + residual); residual may be undefined.
+  Tensor forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW = {}) {
+    return normalize(x_BCHW, /*relu=*/true, residual_BCHW);
+  }
+
+ private:
+  virtual Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) = 0;
+};
+
+// model.norm: "group", or batch normalisation: "batch", and "sync", which is the same where one process trains.
+std::shared_ptr<Norm2d> make_norm(const std::string& kind, int64_t channels);
+
+// PyTorch's BatchNorm2d: momentum .1, eps 1e-5, running statistics and their counter as buffers. Throws Error(kConfig) in
+// training mode for one value per channel, which has no variance.
+class BatchNorm2d : public Norm2d {
  public:
   explicit BatchNorm2d(int64_t channels);
-  // Throws Error(kConfig) in training mode for one value per channel, which has no variance.
-  Tensor forward(const Tensor& x_BCHW) override;
-  // relu(forward(x) + residual); residual may be undefined.
-  Tensor forward_relu(const Tensor& x_BCHW, const Tensor& residual_BCHW = {});
 
   // What it computes in evaluation mode; from here on it hands back its input.
   ChannelAffine dissolve();
 
  private:
-  Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW);
+  Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) override;
 
   Tensor weight_, bias_, running_mean_, running_var_;  // [C]
   Tensor num_batches_tracked_;                         // int64, zero-dimensional
   bool dissolved_ = false;
+};
+
+// Group normalisation (Wu and He, ECCV 2018): of 32 groups, or of as many as divide both 32 and the channels. eps 1e-5.
+class GroupNorm2d : public Norm2d {
+ public:
+  explicit GroupNorm2d(int64_t channels);
+
+ private:
+  Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) override;
+
+  int64_t groups_;
+  Tensor weight_, bias_;  // [C]
 };
 
 // Group normalisation and the ReLU after it.

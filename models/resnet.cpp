@@ -30,10 +30,10 @@ ConvOptions conv3x3(int64_t stride, int64_t dilation) { return {.stride = stride
 // Convolutions of a block without bias, each followed by its normalisation; and the shortcut.
 class Block : public Layer {
  protected:
-  Block(const BlockShape& shape, int64_t out) {
+  Block(const BlockShape& shape, int64_t out, const ModelConfig& config) {
     if (shape.stride == 1 && shape.in == out) return;
     downsample_ = std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{
-        std::make_shared<Conv2d>(shape.in, out, 1, ConvOptions{.stride = shape.stride}), std::make_shared<BatchNorm2d>(out)});
+        std::make_shared<Conv2d>(shape.in, out, 1, ConvOptions{.stride = shape.stride}), make_norm(config.norm, out)});
   }
   // Last, because modules are listed in the order of registration and torchvision's downsample comes last.
   void register_downsample() {
@@ -49,13 +49,13 @@ class BasicBlock : public Block {
  public:
   static constexpr int64_t kExpansion = 1;
 
-  BasicBlock(const BlockShape& shape, bool /*stride_in_1x1*/)
-      : Block(shape, shape.width),
+  BasicBlock(const BlockShape& shape, const ModelConfig& config)
+      : Block(shape, shape.width, config),
         conv1_(register_module("conv1",
                                std::make_shared<Conv2d>(shape.in, shape.width, 3, conv3x3(shape.stride, shape.dilation)))),
-        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
+        bn1_(register_module("bn1", make_norm(config.norm, shape.width))),
         conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3, conv3x3(1, shape.dilation)))),
-        bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))) {
+        bn2_(register_module("bn2", make_norm(config.norm, shape.width))) {
     register_downsample();
   }
 
@@ -67,25 +67,27 @@ class BasicBlock : public Block {
 
  private:
   std::shared_ptr<Conv2d> conv1_;
-  std::shared_ptr<BatchNorm2d> bn1_;
+  std::shared_ptr<Norm2d> bn1_;
   std::shared_ptr<Conv2d> conv2_;
-  std::shared_ptr<BatchNorm2d> bn2_;
+  std::shared_ptr<Norm2d> bn2_;
 };
 
 class Bottleneck : public Block {
  public:
   static constexpr int64_t kExpansion = 4;
 
-  Bottleneck(const BlockShape& shape, bool stride_in_1x1)
-      : Block(shape, shape.width * kExpansion),
-        conv1_(register_module("conv1", std::make_shared<Conv2d>(shape.in, shape.width, 1,
-                                                                 ConvOptions{.stride = stride_in_1x1 ? shape.stride : 1}))),
-        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(shape.width))),
-        conv2_(register_module("conv2", std::make_shared<Conv2d>(shape.width, shape.width, 3,
-                                                                 conv3x3(stride_in_1x1 ? 1 : shape.stride, shape.dilation)))),
-        bn2_(register_module("bn2", std::make_shared<BatchNorm2d>(shape.width))),
+  Bottleneck(const BlockShape& shape, const ModelConfig& config)
+      : Block(shape, shape.width * kExpansion, config),
+        conv1_(
+            register_module("conv1", std::make_shared<Conv2d>(shape.in, shape.width, 1,
+                                                              ConvOptions{.stride = config.stride_in_1x1 ? shape.stride : 1}))),
+        bn1_(register_module("bn1", make_norm(config.norm, shape.width))),
+        conv2_(register_module("conv2",
+                               std::make_shared<Conv2d>(shape.width, shape.width, 3,
+                                                        conv3x3(config.stride_in_1x1 ? 1 : shape.stride, shape.dilation)))),
+        bn2_(register_module("bn2", make_norm(config.norm, shape.width))),
         conv3_(register_module("conv3", std::make_shared<Conv2d>(shape.width, shape.width * kExpansion, 1))),
-        bn3_(register_module("bn3", std::make_shared<BatchNorm2d>(shape.width * kExpansion))) {
+        bn3_(register_module("bn3", make_norm(config.norm, shape.width * kExpansion))) {
     register_downsample();
   }
 
@@ -98,11 +100,11 @@ class Bottleneck : public Block {
 
  private:
   std::shared_ptr<Conv2d> conv1_;
-  std::shared_ptr<BatchNorm2d> bn1_;
+  std::shared_ptr<Norm2d> bn1_;
   std::shared_ptr<Conv2d> conv2_;
-  std::shared_ptr<BatchNorm2d> bn2_;
+  std::shared_ptr<Norm2d> bn2_;
   std::shared_ptr<Conv2d> conv3_;
-  std::shared_ptr<BatchNorm2d> bn3_;
+  std::shared_ptr<Norm2d> bn3_;
 };
 
 template <class BlockType>
@@ -110,7 +112,7 @@ class ResNet : public Backbone {
  public:
   ResNet(const std::array<int64_t, 4>& depths, const ModelConfig& config)
       : conv1_(register_module("conv1", std::make_shared<Conv2d>(3, 64, 7, ConvOptions{.stride = 2, .padding = 3}))),
-        bn1_(register_module("bn1", std::make_shared<BatchNorm2d>(64))) {
+        bn1_(register_module("bn1", make_norm(config.norm, 64))) {
     int64_t in = 64, reached_stride = 4, dilation = 1;
     for (size_t i = 0; i < depths.size(); ++i) {
       const int64_t width = int64_t{64} << i;
@@ -120,7 +122,7 @@ class ResNet : public Backbone {
       layers_[i] = register_module("layer" + std::to_string(i + 1), std::make_shared<Sequential>());
       for (int64_t block = 0; block < depths[i]; ++block) {
         const int64_t stride = strides && block == 0 ? 2 : 1;
-        layers_[i]->push_back(std::make_shared<BlockType>(BlockShape{in, width, stride, dilation}, config.stride_in_1x1));
+        layers_[i]->push_back(std::make_shared<BlockType>(BlockShape{in, width, stride, dilation}, config));
         in = width * BlockType::kExpansion;
       }
       channels_.push_back(in);
@@ -141,7 +143,7 @@ class ResNet : public Backbone {
 
  private:
   std::shared_ptr<Conv2d> conv1_;
-  std::shared_ptr<BatchNorm2d> bn1_;
+  std::shared_ptr<Norm2d> bn1_;
   std::array<std::shared_ptr<Sequential>, 4> layers_;
   std::vector<int64_t> channels_;
 };

@@ -502,6 +502,9 @@ const std::vector<Setting>& settings() {
       setting("model.output_stride", at(&C::model, &ModelConfig::output_stride), NumberOf{{8, 16, 32}},
               "of the encoder's coarsest feature; below 32 by dilation"),
       setting("model.weights", at(&C::model, &ModelConfig::weights), Text{}, "initial weights file; random when not given"),
+      setting("model.norm", at(&C::model, &ModelConfig::norm), one_of({"batch", "sync", "group"}),
+              "normalisation of backbone and deeplabv3plus (fpn's is by groups); group: of an image alone, for small batches "
+              "without pretrained weights; sync: as batch, since one process trains"),
       setting("model.dropout", at(&C::model, &ModelConfig::dropout), kShareBelowOne,
               "share dropped: of channels before the head (fpn), of values after the ASPP (deeplabv3plus)"),
       setting("model.stride_in_1x1", at(&C::model, &ModelConfig::stride_in_1x1), Switch{},

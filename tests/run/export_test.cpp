@@ -28,18 +28,20 @@ TEST_F(Exports, GiveSemisegsOutputsInPythonsRuntimes) {
     std::string backbone, decoder, output, flags;
     int64_t output_stride;
     bool stride_in_1x1;
+    std::string norm;
     std::vector<std::string> endings;
   };
   std::string files;
-  for (const Case& c : {Case{"resnet18", "fpn", "logits", "", 32, false, {".pt", ".onnx"}},
-                        Case{"resnet18", "fpn", "classes", "--fold", 32, false, {".onnx"}},
-                        Case{"resnet18", "deeplabv3plus", "low_resolution", "", 16, false, {".pt", ".onnx"}},
-                        Case{"resnet50", "deeplabv3plus", "logits", "--fold", 8, true, {".onnx"}}}) {
+  for (const Case& c : {Case{"resnet18", "fpn", "logits", "", 32, false, "batch", {".pt", ".onnx"}},
+                        Case{"resnet18", "fpn", "classes", "--fold", 32, false, "batch", {".onnx"}},
+                        Case{"resnet18", "deeplabv3plus", "low_resolution", "", 16, false, "group", {".pt", ".onnx"}},
+                        Case{"resnet50", "deeplabv3plus", "logits", "--fold", 8, true, "batch", {".onnx"}}}) {
     ModelConfig config;
     config.backbone = c.backbone;
     config.decoder = c.decoder;
     config.output_stride = c.output_stride;
     config.stride_in_1x1 = c.stride_in_1x1;
+    config.norm = c.norm;
     const auto network = bare_network(config);
     fill(*network, /*damping=*/0.4);
     StateDict weights;
@@ -50,10 +52,11 @@ TEST_F(Exports, GiveSemisegsOutputsInPythonsRuntimes) {
     const std::string name = c.backbone + "_" + c.decoder + "_" + c.output;
     for (const std::string& ending : c.endings) {
       const std::string file = name + ending;
-      const Outcome exported = semiseg(
-          str("export weights.safetensors tiny.yaml model.backbone=", c.backbone, " model.decoder=", c.decoder,
-              " model.output_stride=", c.output_stride, " model.stride_in_1x1=", c.stride_in_1x1 ? "true" : "false", " -o ",
-              file, " --output ", c.output, " ", c.flags, " --reference ", name, ".reference.safetensors --overwrite"));
+      const Outcome exported =
+          semiseg(str("export weights.safetensors tiny.yaml model.backbone=", c.backbone, " model.decoder=", c.decoder,
+                      " model.output_stride=", c.output_stride, " model.stride_in_1x1=", c.stride_in_1x1 ? "true" : "false",
+                      " model.norm=", c.norm, " -o ", file, " --output ", c.output, " ", c.flags, " --reference ", name,
+                      ".reference.safetensors --overwrite"));
       ASSERT_EQ(exported.code, 0) << exported.output;
       files += " " + file;
     }

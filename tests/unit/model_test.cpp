@@ -356,6 +356,38 @@ TEST(Conv2d, GroupsSeeTheirOwnChannels) {
   EXPECT_TRUE(at::equal(y.flatten(), at::tensor({21.0f, 4300.0f})));
 }
 
+TEST(GroupNorm2d, IsThePlainOneWithWhatFollows) {
+  for (const auto& [C, groups] : {std::pair<int64_t, int64_t>{64, 32}, {48, 16}}) {
+    GroupNorm2d norm(C);
+    at::NoGradGuard no_grad;
+    at::manual_seed(1);
+    for (Tensor& parameter : norm.parameters()) parameter.uniform_(-1, 1);
+    const auto x = at::randn({2, C, 5, 3}), residual = at::randn({2, C, 5, 3});
+    const auto parameters = norm.named_parameters();
+    const auto plain = at::group_norm(x, groups, parameters["weight"], parameters["bias"], 1e-5);
+    EXPECT_TRUE(at::allclose(norm.forward(x), plain, 1e-5, 1e-6));
+    EXPECT_TRUE(at::allclose(norm.forward_relu(x), plain.relu(), 1e-5, 1e-6));
+    EXPECT_TRUE(at::allclose(norm.forward_relu(x, residual), (plain + residual).relu(), 1e-5, 1e-6));
+  }
+}
+
+// A network normalised by groups sees each image alone, in training too, and learns from a single one.
+TEST(Segmenter, NormalisedByGroupsTakesImagesApart) {
+  for (ModelConfig config : {config_of("resnet18"), deeplab_of("resnet18", 16)}) {
+    config.norm = "group";
+    config.dropout = 0;
+    const auto network = make_segmenter(config, 3, 1);
+    EXPECT_TRUE(network->buffers().empty());
+    network->train();
+    at::manual_seed(2);
+    const auto image_BCHW = at::randn({2, 3, 64, 64});
+    const auto both = network->forward(image_BCHW), first = network->forward(image_BCHW.narrow(0, 0, 1));
+    EXPECT_TRUE(at::allclose(both.narrow(0, 0, 1), first, 1e-4, 1e-5));
+    first.sum().backward();
+    for (const auto& item : network->named_parameters()) EXPECT_TRUE(item.value().grad().defined()) << item.key();
+  }
+}
+
 TEST(BatchNorm2d, RefusesOneValuePerChannel) {
   BatchNorm2d norm(2);
   try {
