@@ -25,7 +25,7 @@ build=$repository/build-cuda
 [[ -x $build/semiseg && -x $build/semiseg_gpu_tests ]] || { echo "bundle: error: build first: bash tools/gpu/build.sh" >&2; exit 1; }
 
 rm -rf "$out"
-mkdir -p "$out"/{bin,lib,tools/check}
+mkdir -p "$out"/{bin,lib,tools/check,tools/study}
 for program in semiseg semiseg_gpu_tests bench_ops; do
   if [[ -x $build/$program ]]; then strip -o "$out/bin/$program" "$build/$program"; fi
 done
@@ -38,6 +38,7 @@ ldd "$out/bin/semiseg" "$out/bin/semiseg_gpu_tests" | awk '$2 == "=>" && $3 ~ "^
 cp -r "$repository/configs" "$out/"
 cp "$repository/tools/gpu/run.sh" "$out/"
 cp "$repository/tools/check/resume.sh" "$out/tools/check/"
+cp "$repository"/tools/study/{job.sh,methods.sh,falling_miou.sh,table.py} "$out/tools/study/"
 if [[ -n $data ]]; then cp -rL "$data" "$out/data"; fi
 if [[ -n $weights ]]; then
   "$repository/.venv-cuda/bin/python" - "$weights" "$out/weights.safetensors" <<'PY'

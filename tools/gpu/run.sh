@@ -3,10 +3,13 @@
 # need a GPU, exact resume, the benchmarks and a training. One file, results.json, says how each part went.
 #
 #   bash run.sh [OUT [PART...]]       OUT: folder for results.json, logs and runs (default: results)
-#                                     PART: tests, sanitizer, resume, ops, bench, train (default: all, in this order)
+#                                     PART: tests, sanitizer, resume, ops, bench, train (default: all, in this order), and study
 #   PYTHON=python3 SECONDS_EACH=240 STEPS=300 bash run.sh out tests bench
+#   JOBS=12 SEEDS="0 1 2" SPLITS=1_8 SECONDS_EACH=500 bash run.sh out study
 #
-# Parts that are done are kept and not run again, so that a run that was cut off goes on; a training resumes.
+# study: every method on the bundle's data, and the falling mIoU with its cures (tools/study), JOBS runs at a time (default: 8).
+#
+# Parts that are done are kept and not run again, so that a run that was cut off goes on; trainings resume.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-results}
@@ -68,6 +71,17 @@ for config in synthetic/demo cityscapes/unimatch; do
     model.backbone=resnet50)
   part bench-"${config#*/}" bin/semiseg bench "configs/$config.yaml" run.device=cuda "${real[@]}" --json "$out/bench-${config#*/}.json"
 done
+if [[ " ${parts[*]} " == *" study "* ]]; then
+  if [[ -d $here/data && -e $here/weights.safetensors ]]; then
+    export JOBS=${JOBS:-8} OMP_NUM_THREADS=1
+    # The first process reads the libraries from the disk, which takes minutes where it is cold; the others find them in memory.
+    part study-warm bin/semiseg train configs/synthetic/demo.yaml run.device=cuda run.dir="$out/runs/warm" optim.epochs=1
+    part study-methods bash tools/study/methods.sh data weights.safetensors "$out/methods"
+    part study-falling bash tools/study/falling_miou.sh "$out/falling" data weights.safetensors
+  else
+    echo "run: study is left out: the bundle has no data or no weights"
+  fi
+fi
 if [[ " ${parts[*]} " == *" train "* ]]; then
   echo "run: train"
   begin=$SECONDS code=0
@@ -98,7 +112,7 @@ result = {"version": (out / "version.txt").read_text().strip(), "gpu": gpu, "par
 for end in sorted(out.glob("*.end")):
     code, seconds = map(int, end.read_text().split())
     log = (out / f"{end.stem}.log").read_text(errors="replace").splitlines()
-    result["parts"][end.stem] = {"exit_code": code, "seconds": seconds, "last_lines": log[-40:] if end.stem == "ops" else log[-3:]}
+    result["parts"][end.stem] = {"exit_code": code, "seconds": seconds, "last_lines": log[-40:] if end.stem.startswith(("ops", "study")) else log[-3:]}
 tests = read("tests.json")
 if tests:
     result["tests"] = {t["classname"] + "." + t["name"]: "failed" if "failures" in t else t["result"].lower()
