@@ -78,18 +78,37 @@ inline cuda_on_cpu::Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() { cuda_on_cpu::wait_for(&cuda_on_cpu::block->everyone); }
 
-inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
-  auto& block = *cuda_on_cpu::block;
-  const size_t self = block.current, warp = self / 32 * 32;
-  auto& group = block.groups[self];
+namespace cuda_on_cpu {
+
+// What the lane `from` of the same warp gives; all lanes of the mask meet here.
+inline float shuffle(unsigned mask, float value, size_t from) {
+  auto& running = *block;
+  const size_t self = running.current, warp = self / 32 * 32;
+  auto& group = running.groups[self];
   group.clear();
   for (size_t lane = 0; lane < 32; ++lane)
     if (mask >> lane & 1) group.push_back(warp + lane);
-  block.fibers[self]->given = value;
-  cuda_on_cpu::wait_for(&group);
-  const float taken = block.fibers[warp + ((self - warp) ^ static_cast<size_t>(distance))]->given;
-  cuda_on_cpu::wait_for(&group);
+  running.fibers[self]->given = value;
+  wait_for(&group);
+  const float taken = running.fibers[warp + from]->given;
+  wait_for(&group);
   return taken;
+}
+inline size_t own_lane() { return block->current % 32; }
+
+}  // namespace cuda_on_cpu
+
+inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
+  return cuda_on_cpu::shuffle(mask, value, cuda_on_cpu::own_lane() ^ static_cast<size_t>(distance));
+}
+// A lane without such a neighbour keeps its own value.
+inline float __shfl_up_sync(unsigned mask, float value, unsigned distance) {
+  const size_t lane = cuda_on_cpu::own_lane();
+  return cuda_on_cpu::shuffle(mask, value, lane >= distance ? lane - distance : lane);
+}
+inline float __shfl_down_sync(unsigned mask, float value, unsigned distance) {
+  const size_t lane = cuda_on_cpu::own_lane();
+  return cuda_on_cpu::shuffle(mask, value, lane + distance < 32 ? lane + distance : lane);
 }
 
 template <class T>

@@ -1,7 +1,10 @@
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include <limits>
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/launch.h"
@@ -25,6 +28,9 @@ Logits<T> view_of(const Tensor& contiguous_BKhw, const Upsampling& to) {
 
 int64_t cells_of(int64_t points) { return std::max<int64_t>(points - 1, 1); }
 
+// Of each block's loss and weight.
+Tensor sum_of_blocks(const Tensor& sums_N2) { return sums_N2.sum(0, /*keepdim=*/false, at::kDouble).to(at::kFloat); }
+
 template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, cuda::Form kForm>
 Tensor run_cross_entropy(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
   const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
@@ -35,13 +41,34 @@ Tensor run_cross_entropy(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<
   cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient, kForm>
       <<<grid, kLanes * kCellsY * kCellsX, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return sums_N2.sum(0, /*keepdim=*/false, at::kDouble).to(at::kFloat);
+  return sum_of_blocks(sums_N2);
+}
+
+template <class T, int kClasses, bool kGradient, cuda::Form kForm>
+Tensor run_cross_entropy_rows(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
+  const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
+  // A block begins one row of cells early, so that few blocks do little twice; but those that run at once should all have work.
+  const unsigned columns = grid_side(w, cuda::kRowPoints);
+  const int64_t at_once = int64_t{cuda::kRowBlocks} * at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  constexpr int64_t kMostRows = 16;
+  int64_t point_rows = 1, least_time = std::numeric_limits<int64_t>::max();
+  for (int64_t rows = 1; rows <= kMostRows; ++rows) {
+    const int64_t time = cuda::quotient_up(columns * cuda::quotient_up(h, rows) * B, at_once) * (rows + 1);
+    if (time < least_time) point_rows = rows, least_time = time;
+  }
+  const dim3 grid(columns, grid_side(h, point_rows), B);
+  const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
+  arguments.sums_N2 = sums_N2.data_ptr<float>();
+  cuda::cross_entropy_rows_kernel<T, kClasses, kGradient, kForm>
+      <<<grid, cuda::kRowThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments, static_cast<int>(point_rows));
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return sum_of_blocks(sums_N2);
 }
 
 template <class T, bool kGradient, cuda::Form kForm>
 Tensor run_for_classes(const Tensor& logits_BKhw, const cuda::CrossEntropyArguments<T>& arguments) {
   const int64_t K = logits_BKhw.size(1);
-  if (K <= 20) return run_cross_entropy<T, 4, 5, 8, 12, kGradient, kForm>(logits_BKhw, arguments);  // 384 threads a block
+  if (K <= 20) return run_cross_entropy_rows<T, 20, kGradient, kForm>(logits_BKhw, arguments);
   if (K <= 32) return run_cross_entropy<T, 4, 8, 8, 8, kGradient, kForm>(logits_BKhw, arguments);
   return run_cross_entropy<T, 32, 5, 4, 4, kGradient, kForm>(logits_BKhw, arguments);
 }

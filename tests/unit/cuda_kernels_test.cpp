@@ -31,12 +31,10 @@ struct Result {
   Tensor loss, weight, gradient_BKhw;
 };
 
-template <int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient>
-Result cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {
-  const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
-  const Dim3 grid = kGradient ? Dim3{blocks(w, kCellsX - 1), blocks(h, kCellsY - 1), static_cast<unsigned>(B)}
-                              : Dim3{blocks(std::max<int64_t>(w - 1, 1), kCellsX), blocks(std::max<int64_t>(h - 1, 1), kCellsY),
-                                     static_cast<unsigned>(B)};
+// run(form, arguments) on each thread, with the form as a constant.
+template <class Run>
+Result with_arguments(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options, Dim3 grid,
+                      unsigned threads, const Run& run) {
   auto gradient_BKhw = at::full_like(logits_BKhw, NAN);
   auto sums_N2 = at::full({static_cast<int64_t>(grid.x * grid.y * grid.z), 2}, NAN);
   const auto& weight = options.pixel_weight_BHW;
@@ -51,17 +49,39 @@ Result cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const C
       static_cast<float>(options.focal_gamma),
       gradient_BKhw.data_ptr<float>(),
       sums_N2.data_ptr<float>()};
-  launch(grid, {kLanes * kCellsY * kCellsX}, [&] {
+  launch(grid, {threads}, [&] {
     using ops::cuda::Form;
     if (options.focal_gamma > 0)
-      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kFocal>(arguments);
+      run(std::integral_constant<Form, Form::kFocal>(), arguments);
     else if (options.label_smoothing > 0)
-      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kSmooth>(arguments);
+      run(std::integral_constant<Form, Form::kSmooth>(), arguments);
     else
-      ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, Form::kPlain>(arguments);
+      run(std::integral_constant<Form, Form::kPlain>(), arguments);
   });
   const auto sums_2 = sums_N2.sum(0);
   return {sums_2[0], sums_2[1], gradient_BKhw};
+}
+
+template <int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient>
+Result cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {
+  const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
+  const Dim3 grid = kGradient ? Dim3{blocks(w, kCellsX - 1), blocks(h, kCellsY - 1), static_cast<unsigned>(B)}
+                              : Dim3{blocks(std::max<int64_t>(w - 1, 1), kCellsX), blocks(std::max<int64_t>(h - 1, 1), kCellsY),
+                                     static_cast<unsigned>(B)};
+  return with_arguments(
+      logits_BKhw, label_BHW, options, grid, kLanes * kCellsY * kCellsX, [](auto form, const auto& arguments) {
+        ops::cuda::cross_entropy_kernel<float, kLanes, kClasses, kCellsY, kCellsX, kGradient, form()>(arguments);
+      });
+}
+
+template <int kClasses, bool kGradient>
+Result cross_entropy_rows(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options,
+                          int point_rows) {
+  const Dim3 grid{blocks(logits_BKhw.size(3), ops::cuda::kRowPoints), blocks(logits_BKhw.size(2), point_rows),
+                  static_cast<unsigned>(logits_BKhw.size(0))};
+  return with_arguments(logits_BKhw, label_BHW, options, grid, ops::cuda::kRowThreads, [&](auto form, const auto& arguments) {
+    ops::cuda::cross_entropy_rows_kernel<float, kClasses, kGradient, form()>(arguments, point_rows);
+  });
 }
 
 const UpsamplingCase kSizes[] = {
@@ -98,8 +118,27 @@ TEST(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
         const auto loss = cross_entropy<4, 2, 4, 4, false>(logits_BKhw, label_BHW, with);
         expect_close(loss.loss, wanted.loss.detach(), 1e-5, what);
         expect_close(loss.weight, wanted.weight, 1e-5, what);
+        // Blocks of rows, classes that are fewer than registers for them.
+        const auto rows = cross_entropy_rows<8, true>(logits_BKhw, label_BHW, with, 2);
+        expect_close(rows.loss, wanted.loss.detach(), 1e-5, what + ", rows");
+        expect_close(rows.weight, wanted.weight, 1e-5, what + ", rows");
+        expect_close(rows.gradient_BKhw, leaf.grad(), 1e-5, what + ", rows");
+        const auto rows_loss = cross_entropy_rows<8, false>(logits_BKhw, label_BHW, with, 2);
+        expect_close(rows_loss.loss, wanted.loss.detach(), 1e-5, what + ", rows");
+        expect_close(rows_loss.weight, wanted.weight, 1e-5, what + ", rows");
       }
     }
+  }
+  // Several blocks of columns, and more rows of pixels than warps.
+  {
+    const auto logits_BKhw = waves({2, 3, 5, 65});
+    const auto label_BHW = labels_of(2, 18, 130, 3);
+    const auto leaf = logits_BKhw.clone().requires_grad_();
+    const auto wanted = ops::plain::cross_entropy(leaf, label_BHW, {});
+    wanted.loss.backward();
+    const auto got = cross_entropy_rows<4, true>(logits_BKhw, label_BHW, {}, 4);
+    expect_close(got.loss, wanted.loss.detach(), 1e-5, "wide");
+    expect_close(got.gradient_BKhw, leaf.grad(), 1e-5, "wide");
   }
   // One class a lane, and lanes that fill a warp.
   const auto logits_BKhw = waves({1, 40, 3, 4});
@@ -119,11 +158,15 @@ TEST(CudaKernels, CrossEntropyHoldsWhereLogitsAreFarApart) {
   const auto got = cross_entropy<4, 2, 4, 4, true>(logits_BKhw, label_BHW, {});
   expect_close(got.loss, wanted.loss.detach(), 1e-5, "loss");
   expect_close(got.gradient_BKhw, leaf.grad(), 1e-4, "gradient");
+  const auto rows = cross_entropy_rows<8, true>(logits_BKhw, label_BHW, {}, 2);
+  expect_close(rows.loss, wanted.loss.detach(), 1e-5, "loss, rows");
+  expect_close(rows.gradient_BKhw, leaf.grad(), 1e-4, "gradient, rows");
 }
 
 TEST(CudaKernels, RefusesALabelThatIsNoClass) {
   const auto label_BHW = at::full({1, 8, 8}, 6, at::kLong);
   EXPECT_THROW((cross_entropy<4, 2, 4, 4, true>(waves({1, 6, 2, 2}), label_BHW, {})), std::runtime_error);
+  EXPECT_THROW((cross_entropy_rows<8, true>(waves({1, 6, 2, 2}), label_BHW, {}, 2)), std::runtime_error);
 }
 
 TEST(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
