@@ -19,7 +19,6 @@ namespace {
 
 constexpr int64_t kPyramidChannels = 256;
 constexpr int64_t kSegmentationChannels = 128;
-constexpr int64_t kGroups = 32;
 constexpr size_t kLevels = 4;
 
 // A level of the pyramid: the coarser level enlarged, plus the encoder's feature.
@@ -37,17 +36,20 @@ class TopDown : public torch::nn::Module {
   std::shared_ptr<Conv2d> skip_conv_;
 };
 
-class ConvNormReLU : public Layer {
+class ConvNormReLU : public torch::nn::Module {
  public:
-  explicit ConvNormReLU(int64_t in)
-      : block_(register_module("block", std::make_shared<Sequential>(std::vector<std::shared_ptr<Layer>>{
-                                            std::make_shared<Conv2d>(in, kSegmentationChannels, 3, ConvOptions{.padding = 1}),
-                                            std::make_shared<GroupNormReLU>(kGroups, kSegmentationChannels)}))) {}
+  explicit ConvNormReLU(int64_t in) {
+    const auto block = register_module("block", std::make_shared<torch::nn::Module>());
+    convolution_ =
+        block->register_module("0", std::make_shared<Conv2d>(in, kSegmentationChannels, 3, ConvOptions{.padding = 1}));
+    norm_ = block->register_module("1", std::make_shared<GroupNorm2d>(kSegmentationChannels));
+  }
 
-  Tensor forward(const Tensor& x) override { return block_->forward(x); }
+  Tensor forward(const Tensor& x) { return norm_->forward_relu(convolution_->forward(x)); }
 
  private:
-  std::shared_ptr<Sequential> block_;
+  std::shared_ptr<Conv2d> convolution_;
+  std::shared_ptr<GroupNorm2d> norm_;
 };
 
 // Brings one level to the finest one's size, a convolution before each enlargement. The finest level has one convolution.

@@ -95,13 +95,6 @@ std::shared_ptr<Norm2d> make_norm(const std::string& kind, int64_t channels) {
   return std::make_shared<BatchNorm2d>(channels);
 }
 
-GroupNormReLU::GroupNormReLU(int64_t groups, int64_t channels)
-    : groups_(groups),
-      weight_(register_parameter("weight", at::empty({channels}))),
-      bias_(register_parameter("bias", at::empty({channels}))) {}
-
-Tensor GroupNormReLU::forward(const Tensor& x_BCHW) { return group_norm_relu(x_BCHW, groups_, weight_, bias_, kNormEpsilon); }
-
 Tensor ReLU::forward(const Tensor& x_BCHW) {
   Tensor x = x_BCHW;
   return at::relu_(x);

@@ -86,17 +86,6 @@ class GroupNorm2d : public Norm2d {
   Tensor weight_, bias_;  // [C]
 };
 
-// Group normalisation and the ReLU after it.
-class GroupNormReLU : public Layer {
- public:
-  GroupNormReLU(int64_t groups, int64_t channels);
-  Tensor forward(const Tensor& x_BCHW) override;
-
- private:
-  int64_t groups_;
-  Tensor weight_, bias_;  // [C]
-};
-
 class ReLU : public Layer {
  public:
   // In place: the layer before must not need its own output for its gradient, as neither convolution nor normalisation does.

@@ -56,6 +56,11 @@ std::string precision_name(Precision precision) {
   return precision == Precision::kFp16 ? "fp16" : "fp32";
 }
 
+at::ScalarType scalar_type(Precision precision) {
+  if (precision == Precision::kBf16) return at::kBFloat16;
+  return precision == Precision::kFp16 ? at::kHalf : at::kFloat;
+}
+
 void prefer_deterministic_kernels(bool on, torch::Device device) {
   if (!device.is_cuda()) return;
   auto& context = at::globalContext();
@@ -69,7 +74,7 @@ void prefer_deterministic_kernels(bool on, torch::Device device) {
 Autocast::Autocast(torch::Device device, Precision precision)
     : device_(device), on_(precision != Precision::kFp32), was_on_(at::autocast::is_autocast_enabled(device.type())) {
   if (on_ == was_on_) return;
-  if (on_) at::autocast::set_autocast_dtype(device_.type(), precision == Precision::kFp16 ? at::kHalf : at::kBFloat16);
+  if (on_) at::autocast::set_autocast_dtype(device_.type(), scalar_type(precision));
   at::autocast::set_autocast_enabled(device_.type(), on_);
 }
 

@@ -19,6 +19,7 @@ enum class Precision { kFp32, kBf16, kFp16 };
 // AVX512-BF16 or AMX), else fp16 on a GPU and fp32 on a CPU.
 Precision resolve_precision(const std::string& name, torch::Device device);
 std::string precision_name(Precision precision);
+at::ScalarType scalar_type(Precision precision);
 
 // Asks for kernels that give the same result each time; PyTorch warns of one that has no such form. The CPU's all are so.
 void prefer_deterministic_kernels(bool on, torch::Device device);

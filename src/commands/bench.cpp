@@ -53,8 +53,7 @@ Peak measure_peak(torch::Device device, Precision precision) {
   constexpr double kLongEnoughMs = 50;
   // Convolutions may take TF32 where products by default do not: a peak below what the step may use would be no peak.
   if (device.is_cuda()) at::globalContext().setAllowTF32CuBLAS(at::globalContext().allowTF32CuDNN());
-  const auto type = precision == Precision::kFp32 ? at::kFloat : precision == Precision::kBf16 ? at::kBFloat16 : at::kHalf;
-  const auto options = at::TensorOptions(type).device(device);
+  const auto options = at::TensorOptions(scalar_type(precision)).device(device);
   Peak peak{256, 0, 0};
   for (double ms = 0; ms < kLongEnoughMs && peak.side < kLargestSide;) {
     peak.side *= 2;

@@ -37,10 +37,7 @@ Tensor empty_channels_last(const Tensor& like_BCHW, int64_t H, int64_t W) {
 }  // namespace
 
 bool serves(const Tensor& x_BChw, int64_t H) {
-  if (!x_BChw.is_cuda() || x_BChw.dim() != 4 || !cuda::has_kernels(x_BChw.scalar_type())) return false;
-  const int64_t rows = x_BChw.size(0) * std::max(x_BChw.size(2), H);
-  return x_BChw.numel() > 0 && x_BChw.size(1) * x_BChw.element_size() % 16 == 0 && rows <= kMostRows &&
-         x_BChw.is_contiguous(at::MemoryFormat::ChannelsLast) && reinterpret_cast<uintptr_t>(x_BChw.const_data_ptr()) % 16 == 0;
+  return cuda::is_in_packs(x_BChw) && x_BChw.size(0) * std::max(x_BChw.size(2), H) <= kMostRows;
 }
 
 Tensor enlarge(const Tensor& x_BChw, const Tensor& sum_BCHW, int64_t H, int64_t W, Kind kind) {

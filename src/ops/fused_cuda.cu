@@ -28,24 +28,29 @@ Logits<T> view_of(const Tensor& contiguous_BKhw, const Upsampling& to) {
 
 int64_t cells_of(int64_t points) { return std::max<int64_t>(points - 1, 1); }
 
-// Of each block's loss and weight.
-Tensor sum_of_blocks(const Tensor& sums_N2) { return sums_N2.sum(0, /*keepdim=*/false, at::kDouble).to(at::kFloat); }
+// Loss and weight of a launch: of each of the grid's blocks, added up.
+template <class T, class Launch>
+Tensor sums_of_blocks(const Tensor& logits_BKhw, dim3 grid, cuda::CrossEntropyArguments<T> arguments, const Launch& launch) {
+  const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
+  arguments.sums_N2 = sums_N2.data_ptr<float>();
+  launch(arguments, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return sums_N2.sum(0, /*keepdim=*/false, at::kDouble).to(at::kFloat);
+}
 
 template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, cuda::Form kForm>
-Tensor run_cross_entropy(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
+Tensor run_cross_entropy(const Tensor& logits_BKhw, const cuda::CrossEntropyArguments<T>& arguments) {
   const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
   const dim3 grid = kGradient ? dim3(grid_side(w, kCellsX - 1), grid_side(h, kCellsY - 1), B)
                               : dim3(grid_side(cells_of(w), kCellsX), grid_side(cells_of(h), kCellsY), B);
-  const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
-  arguments.sums_N2 = sums_N2.data_ptr<float>();
-  cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient, kForm>
-      <<<grid, kLanes * kCellsY * kCellsX, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return sum_of_blocks(sums_N2);
+  return sums_of_blocks(logits_BKhw, grid, arguments, [&](const auto& with_sums, cudaStream_t stream) {
+    cuda::cross_entropy_kernel<T, kLanes, kClasses, kCellsY, kCellsX, kGradient, kForm>
+        <<<grid, kLanes * kCellsY * kCellsX, 0, stream>>>(with_sums);
+  });
 }
 
 template <class T, int kClasses, bool kGradient, cuda::Form kForm>
-Tensor run_cross_entropy_rows(const Tensor& logits_BKhw, cuda::CrossEntropyArguments<T> arguments) {
+Tensor run_cross_entropy_rows(const Tensor& logits_BKhw, const cuda::CrossEntropyArguments<T>& arguments) {
   const int64_t B = logits_BKhw.size(0), h = logits_BKhw.size(2), w = logits_BKhw.size(3);
   // A block begins one row of cells early, so that few blocks do little twice; but those that run at once should all have work.
   const unsigned columns = grid_side(w, cuda::kRowPoints);
@@ -57,12 +62,10 @@ Tensor run_cross_entropy_rows(const Tensor& logits_BKhw, cuda::CrossEntropyArgum
     if (time < least_time) point_rows = rows, least_time = time;
   }
   const dim3 grid(columns, grid_side(h, point_rows), B);
-  const auto sums_N2 = at::empty({static_cast<int64_t>(grid.x) * grid.y * grid.z, 2}, logits_BKhw.options().dtype(at::kFloat));
-  arguments.sums_N2 = sums_N2.data_ptr<float>();
-  cuda::cross_entropy_rows_kernel<T, kClasses, kGradient, kForm>
-      <<<grid, cuda::kRowThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(arguments, static_cast<int>(point_rows));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return sum_of_blocks(sums_N2);
+  return sums_of_blocks(logits_BKhw, grid, arguments, [&](const auto& with_sums, cudaStream_t stream) {
+    cuda::cross_entropy_rows_kernel<T, kClasses, kGradient, kForm>
+        <<<grid, cuda::kRowThreads, 0, stream>>>(with_sums, static_cast<int>(point_rows));
+  });
 }
 
 template <class T, bool kGradient, cuda::Form kForm>

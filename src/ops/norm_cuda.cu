@@ -71,13 +71,9 @@ Tensor floats(const Tensor& x_BCHW, at::IntArrayRef sizes) { return at::empty(si
 }  // namespace
 
 bool serves(const Tensor& x_BCHW, int64_t groups) {
-  const auto type = x_BCHW.scalar_type();
-  if (!x_BCHW.is_cuda() || x_BCHW.dim() != 4 || (type != at::kFloat && type != at::kHalf && type != at::kBFloat16))
-    return false;
+  if (!cuda::is_in_packs(x_BCHW) || x_BCHW.size(0) > 65535) return false;
   const int64_t C = x_BCHW.size(1);
-  const bool groups_fit = groups == 0 || (C % groups == 0 && cuda::kFinishChannels % (C / groups) == 0);
-  return groups_fit && x_BCHW.numel() > 0 && C % pack_of(x_BCHW) == 0 && x_BCHW.size(0) <= 65535 &&
-         x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast) && reinterpret_cast<uintptr_t>(x_BCHW.const_data_ptr()) % 16 == 0;
+  return groups == 0 || (C % groups == 0 && cuda::kFinishChannels % (C / groups) == 0);
 }
 
 Statistics measure(const Tensor& x_BCHW, const Norm& norm, const Running* running) {

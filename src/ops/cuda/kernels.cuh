@@ -431,18 +431,14 @@ __global__ void __launch_bounds__(kLanes* kCellsY* kCellsX, 768 / (kLanes * kCel
       const int k = t / kPoints, py = t % kPoints / (kCellsX - 1), px = t % (kCellsX - 1);
       const int to_i = first_i + py, to_j = first_j + px;
       if (to_i >= logits.y.points || to_j >= logits.x.points) continue;
-      // Cells above and below the point, left and right of it; those beyond the border hold zeros. A lone point is both corners of
-      // its only cell.
+      // Cells above and below the point, left and right of it; those beyond the border hold zeros. Where there is one point along an
+      // axis, its only cell gives it all as the upper or left one: every fraction is 0.
       const int below = py + 1, above = py, at_right = px + 1, at_left = px;
       const auto of = [&](int c, int row, int column) {
         return corner[k / kLanes][c][(row * kCellsX + column) * kLanes + k % kLanes];
       };
-      float sum = of(0, below, at_right) + of(1, below, at_left) + of(2, above, at_right) + of(3, above, at_left);
-      const bool lone_y = logits.y.points == 1, lone_x = logits.x.points == 1;
-      if (lone_y) sum += of(2, below, at_right) + of(3, below, at_left);
-      if (lone_x) sum += of(1, below, at_right) + of(3, above, at_right);
-      if (lone_y && lone_x) sum += of(3, below, at_right);
-      a.gradient_BKhw[((static_cast<int64_t>(b) * K + k) * logits.y.points + to_i) * logits.x.points + to_j] = sum;
+      a.gradient_BKhw[((static_cast<int64_t>(b) * K + k) * logits.y.points + to_i) * logits.x.points + to_j] =
+          of(0, below, at_right) + of(1, below, at_left) + of(2, above, at_right) + of(3, above, at_left);
     }
   }
   write_sums<kThreads>(counts ? loss : 0.0f, counts && lane == 0 ? weight : 0.0f, a.sums_N2);

@@ -19,6 +19,13 @@ void with_type(at::ScalarType type, const Take& take) {
     take(c10::BFloat16{});
 }
 
+// Whether kernels that read 16 bytes at once (pack.cuh) serve the tensor: on a GPU, channels-last, of a type that has kernels.
+inline bool is_in_packs(const at::Tensor& x_BCHW) {
+  return x_BCHW.is_cuda() && x_BCHW.dim() == 4 && has_kernels(x_BCHW.scalar_type()) && x_BCHW.numel() > 0 &&
+         x_BCHW.size(1) * x_BCHW.element_size() % 16 == 0 && x_BCHW.is_contiguous(at::MemoryFormat::ChannelsLast) &&
+         reinterpret_cast<uintptr_t>(x_BCHW.const_data_ptr()) % 16 == 0;
+}
+
 inline int64_t quotient_up(int64_t of, int64_t by) { return (of + by - 1) / by; }
 
 // One dimension of a grid whose blocks take `each` of `of`.
