@@ -10,6 +10,8 @@
 #include "models/fused_norm.h"
 #endif
 #include "models/group_norm.h"
+#include "models/sync_norm.h"
+#include "semiseg/distributed.h"
 #include "semiseg/error.h"
 #include "semiseg/random.h"
 
@@ -44,18 +46,20 @@ Tensor add_and_rectify(Tensor y, const Tensor& residual_BCHW, bool relu) {
 
 }  // namespace
 
-BatchNorm2d::BatchNorm2d(int64_t channels)
+BatchNorm2d::BatchNorm2d(int64_t channels, bool sync)
     : weight_(register_parameter("weight", at::empty({channels}))),
       bias_(register_parameter("bias", at::empty({channels}))),
       running_mean_(register_buffer("running_mean", at::zeros({channels}))),
       running_var_(register_buffer("running_var", at::ones({channels}))),
-      num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))) {}
+      num_batches_tracked_(register_buffer("num_batches_tracked", at::zeros({}, at::kLong))),
+      sync_(sync) {}
 
 Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) {
   Tensor y = x_BCHW;
   if (!dissolved_) {
+    const bool shared = sync_ && is_training() && process_count() > 1;
     if (is_training()) {
-      if (x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
+      if (!shared && x_BCHW.size(0) * x_BCHW.size(2) * x_BCHW.size(3) < 2)
         throw Error(ErrorKind::kConfig, "batch normalisation sees one value per channel, which has no variance",
                     "optim.batch_labeled",
                     "set it and optim.batch_unlabeled to 2 or more, or model.norm=group (with model.decoder: fpn, a larger "
@@ -63,12 +67,13 @@ Tensor BatchNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& res
       num_batches_tracked_.add_(1);
     }
 #ifdef SEMISEG_CUDA
-    if (fused_norm::serves_batch_norm(x_BCHW, is_training()))
+    if (!shared && fused_norm::serves_batch_norm(x_BCHW, is_training()))
       return fused_norm::batch_norm(
           x_BCHW, {weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon}, relu, residual_BCHW);
 #endif
-    y = at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
-                       /*cudnn_enabled=*/true);
+    y = shared ? sync_batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, kMomentum, kNormEpsilon)
+               : at::batch_norm(x_BCHW, weight_, bias_, running_mean_, running_var_, is_training(), kMomentum, kNormEpsilon,
+                                /*cudnn_enabled=*/true);
   }
   return add_and_rectify(y, residual_BCHW, relu);  // a dissolved one hands on what is another layer's, without a gradient
 }
@@ -92,7 +97,7 @@ Tensor GroupNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& res
 
 std::shared_ptr<Norm2d> make_norm(const std::string& kind, int64_t channels) {
   if (kind == "group") return std::make_shared<GroupNorm2d>(channels);
-  return std::make_shared<BatchNorm2d>(channels);
+  return std::make_shared<BatchNorm2d>(channels, /*sync=*/kind == "sync");
 }
 
 Tensor ReLU::forward(const Tensor& x_BCHW) {

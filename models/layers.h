@@ -54,14 +54,14 @@ class Norm2d : public Layer {
   virtual Tensor normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) = 0;
 };
 
-// model.norm: "group", or batch normalisation: "batch", and "sync", which is the same where one process trains.
+// model.norm: "group", or batch normalisation: "batch" of a process' own images, "sync" of those of all that train together.
 std::shared_ptr<Norm2d> make_norm(const std::string& kind, int64_t channels);
 
 // PyTorch's BatchNorm2d: momentum .1, eps 1e-5, running statistics and their counter as buffers. Throws Error(kConfig) in
 // training mode for one value per channel, which has no variance.
 class BatchNorm2d : public Norm2d {
  public:
-  explicit BatchNorm2d(int64_t channels);
+  explicit BatchNorm2d(int64_t channels, bool sync = false);
 
   // What it computes in evaluation mode; from here on it hands back its input.
   ChannelAffine dissolve();
@@ -71,6 +71,7 @@ class BatchNorm2d : public Norm2d {
 
   Tensor weight_, bias_, running_mean_, running_var_;  // [C]
   Tensor num_batches_tracked_;                         // int64, zero-dimensional
+  bool sync_;                                          // in training, over all processes
   bool dissolved_ = false;
 };
 

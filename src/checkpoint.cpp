@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/weights.h"
 
 namespace semiseg {
@@ -68,6 +69,7 @@ ClassSet classes_from(const Json& array) {
 
 void save_checkpoint(const std::string& path, const Config& config, const ClassSet& classes, const TrainState& state,
                      Method& method, const Optimizer& optimizer) {
+  if (!is_writer()) return;
   StateDict tensors = named_tensors(method);
   for (const auto& [name, tensor] : optimizer.state()) tensors["optimizer." + name] = tensor;
   require_finite(tensors);
@@ -88,6 +90,7 @@ void save_checkpoint(const std::string& path, const Config& config, const ClassS
       {"label_share", state.label_share},
       {"data_fingerprint", state.data_fingerprint},
       {"threads", at::get_num_threads()},
+      {"processes", process_count()},
       {"device", tensors.begin()->second.device().str()}};
   write_safetensors(path, tensors,
                     {{"format", kFormat},
@@ -121,6 +124,7 @@ Checkpoint read_checkpoint(const std::string& path) {
     state.label_share = counters.value("label_share", std::vector<double>{});
     state.data_fingerprint = counters.at("data_fingerprint");
     checkpoint.threads = counters.at("threads");
+    checkpoint.processes = counters.value("processes", int64_t{1});
     checkpoint.device = counters.at("device");
     for (const Json& record : Json::parse(file.metadata.at("history"))) state.history.push_back(epoch_from_json(record.dump()));
     for (auto& [name, tensor] : file.tensors) {

@@ -504,7 +504,7 @@ const std::vector<Setting>& settings() {
       setting("model.weights", at(&C::model, &ModelConfig::weights), Text{}, "initial weights file; random when not given"),
       setting("model.norm", at(&C::model, &ModelConfig::norm), one_of({"batch", "sync", "group"}),
               "normalisation of backbone and deeplabv3plus (fpn's is by groups); group: of an image alone, for small batches "
-              "without pretrained weights; sync: as batch, since one process trains"),
+              "without pretrained weights; sync: over the images of all processes that train together"),
       setting("model.dropout", at(&C::model, &ModelConfig::dropout), kShareBelowOne,
               "share dropped: of channels before the head (fpn), of values after the ASPP (deeplabv3plus)"),
       setting("model.stride_in_1x1", at(&C::model, &ModelConfig::stride_in_1x1), Switch{},
@@ -599,6 +599,9 @@ const std::vector<Setting>& settings() {
       setting("report.tensorboard", at(&C::report, &ReportConfig::tensorboard), Switch{}, "events for TensorBoard"),
       setting("report.samples", at(&C::report, &ReportConfig::samples), Integer{0, 64},
               "sample pictures of each evaluated epoch; 0: none"),
+
+      setting("distributed.backend", at(&C::distributed, &DistributedConfig::backend), one_of({"auto", "gloo", "nccl"}),
+              "how processes that train together talk; auto: nccl between GPUs, else gloo"),
   };
   return table;
 }

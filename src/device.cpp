@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "semiseg/distributed.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -27,14 +28,25 @@ bool gpu_has_bf16([[maybe_unused]] torch::Device device) {
 
 }  // namespace
 
+int64_t count_gpus() { return at::hasCUDA() ? at::globalContext().getAcceleratorHooksInterface().deviceCount() : 0; }
+
 torch::Device resolve_device(const std::string& name) {
-  const bool has_cuda = at::hasCUDA() && at::globalContext().getAcceleratorHooksInterface().deviceCount() > 0;
-  if (name == "auto") return has_cuda ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
-  if (name == "cpu") return torch::kCPU;
+  const int64_t count = count_gpus();
+  const bool has_cuda = count > 0;
+  if (name == "cpu" || (name == "auto" && !has_cuda)) return torch::kCPU;
   if (!has_cuda)
     throw Error(ErrorKind::kConfig, "there is no CUDA device here", "run.device: " + name, "set run.device=cpu or auto");
-  const torch::Device device(name);
-  const int count = at::globalContext().getAcceleratorHooksInterface().deviceCount();
+  const torch::Device device(name == "auto" ? "cuda" : name);
+  if (process_count() > 1) {
+    if (device.has_index())
+      throw Error(ErrorKind::kConfig, "processes that train together have a GPU each", "run.device: " + name,
+                  "set run.device=cuda");
+    if (local_rank() >= count)
+      throw Error(ErrorKind::kConfig,
+                  str("there are ", count, " GPUs here, and process ", local_rank(), " (from 0) needs its own"),
+                  "run.device: " + name, "start as many processes as there are GPUs, or set run.device=cpu");
+    return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank())};
+  }
   if (device.has_index() && device.index() >= count)
     throw Error(ErrorKind::kConfig, str("there are ", count, " CUDA devices here"), "run.device: " + name);
   return device.has_index() ? device : torch::Device(torch::kCUDA, 0);

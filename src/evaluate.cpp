@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/loader.h"
 
 namespace semiseg {
@@ -112,13 +113,15 @@ Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, co
 std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split split, const EvalOptions& options,
                                const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen) {
   const EvaluationMode evaluating(model);
-  OrderedReader reader(data, split, options.workers);
+  OrderedReader reader(data, split, options.workers, /*first=*/process_rank(), /*stride=*/process_count());
   ConfusionMatrix matrix(model.num_classes(), options.device);
   const int64_t count = data.size(split);
   if (count == 0)
     throw Error(ErrorKind::kData, "there is no image to evaluate", "data.val", "name a list of images and labels");
-  for (int64_t index = 0; index < count; ++index) {
-    if (stop && stop()) return std::nullopt;
+  for (int64_t round = 0; round < count; round += process_count()) {
+    if (stop && stop()) return std::nullopt;  // asked by all processes together
+    const int64_t index = round + process_rank();
+    if (index >= count) break;
     const Sample sample = reader.next();
     Tensor prediction_HW;
     if (one_view(options.eval)) {
@@ -133,6 +136,7 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
     }
     if (seen) seen(index, prediction_HW);
   }
+  matrix.add_over_processes();
   const Scores scores = matrix.scores();
   if (scores.pixel_accuracy == 0 && matrix.counts().sum().item<int64_t>() == 0)
     throw Error(ErrorKind::kData, "the labels hold no pixel of any class, so there is nothing to score", "data.val",

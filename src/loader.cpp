@@ -339,7 +339,7 @@ struct Loader::State {
   }
 
   HostUnlabeled unlabeled_batch(int boxes, int draws) const {
-    const int64_t B = options.batch_unlabeled, H = options.view.crop_H, W = options.view.crop_W;
+    const int64_t B = options.batch_unlabeled / options.parts, H = options.view.crop_H, W = options.view.crop_W;
     HostUnlabeled batch;
     batch.weak_BHWC = host_tensor({B, H, W, 3}, at::kByte);
     batch.valid_BHW = host_tensor({B, H, W}, at::kByte);
@@ -356,9 +356,13 @@ struct Loader::State {
     return batch;
   }
 
+  // Of this part, which has B images, of batch `index`.
+  int64_t first_draw(int64_t index, int64_t B) const { return (index * options.parts + options.part) * B; }
+
   void submit_unlabeled(PendingBatch& batch, HostUnlabeled& part, List list, Order& order) {
-    for (int64_t position = 0; position < options.batch_unlabeled; ++position) {
-      const int64_t draw = batch.index * options.batch_unlabeled + position;
+    const int64_t B = options.batch_unlabeled / options.parts;
+    for (int64_t position = 0; position < B; ++position) {
+      const int64_t draw = first_draw(batch.index, B) + position;
       batch.positions.push_back(pool.submit([this, host = batch.host, &part, list, position, draw, image = order.image(draw)] {
         load_unlabeled(part, list, position, draw, image);
       }));
@@ -366,12 +370,12 @@ struct Loader::State {
   }
 
   void begin(int64_t index) {
-    const int64_t B = options.batch_labeled, H = options.view.crop_H, W = options.view.crop_W;
+    const int64_t B = options.batch_labeled / options.parts, H = options.view.crop_H, W = options.view.crop_W;
     PendingBatch batch{index, std::make_shared<HostBatch>(), {}};
     HostBatch& host = *batch.host;
     host.labeled = {host_tensor({B, H, W, 3}, at::kByte), host_tensor({B, H, W}, at::kByte)};
     for (int64_t position = 0; position < B; ++position) {
-      const int64_t draw = index * B + position;
+      const int64_t draw = first_draw(index, B) + position;
       batch.positions.push_back(pool.submit([this, host = batch.host, position, draw, what = labeled_draw(draw)] {
         load_labeled(host->labeled, position, draw, what);
       }));
@@ -480,22 +484,23 @@ struct OrderedReader::State {
   const Dataset& data;
   const Split split;
   const int64_t ahead;  // samples read before they are asked for
-  int64_t begun;
+  const int64_t stride;
+  int64_t next;  // to be begun
   std::deque<std::future<Sample>> samples;
   ThreadPool pool;  // last: its threads end before anything they use
 
-  State(const Dataset& dataset, Split which, int64_t workers, int64_t first)
-      : data(dataset), split(which), ahead(2 * workers), begun(first), pool(loader_threads(workers)) {}
+  State(const Dataset& dataset, Split which, int64_t workers, int64_t first, int64_t every)
+      : data(dataset), split(which), ahead(2 * workers), stride(every), next(first), pool(loader_threads(workers)) {}
 
   void begin() {
-    samples.push_back(pool.submit([this, index = begun] { return data.get(split, index); }));
-    ++begun;
+    samples.push_back(pool.submit([this, index = next] { return data.get(split, index); }));
+    next += stride;
   }
 };
 
-OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first) {
+OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first, int64_t stride) {
   cv::setNumThreads(0);
-  state_ = std::make_unique<State>(data, split, workers, first);
+  state_ = std::make_unique<State>(data, split, workers, first, stride);
 }
 
 OrderedReader::~OrderedReader() = default;
@@ -503,7 +508,7 @@ OrderedReader::~OrderedReader() = default;
 Sample OrderedReader::next() {
   State& state = *state_;
   const int64_t size = state.data.size(state.split);
-  while (static_cast<int64_t>(state.samples.size()) <= state.ahead && state.begun < size) state.begin();
+  while (static_cast<int64_t>(state.samples.size()) <= state.ahead && state.next < size) state.begin();
   std::future<Sample> sample = std::move(state.samples.front());
   state.samples.pop_front();
   return sample.get();

@@ -27,6 +27,7 @@ class Log {
 
   void message(spdlog::level::level_enum level, const std::string& text) {
     const std::lock_guard lock(mutex_);
+    if (silent_) return;
     clear_status();
     terminal_.log(level, level == spdlog::level::warn ? "warning: " + text : text);
     append(level, text);
@@ -53,6 +54,11 @@ class Log {
   void close() {
     const std::lock_guard lock(mutex_);
     file_.reset();
+  }
+
+  void silence() {
+    const std::lock_guard lock(mutex_);
+    silent_ = true;
   }
 
   void status(const std::string& line) {
@@ -83,7 +89,7 @@ class Log {
   spdlog::logger terminal_;
   std::unique_ptr<spdlog::logger> file_;
   std::vector<std::pair<spdlog::level::level_enum, std::string>> backlog_;
-  bool status_shown_ = false;
+  bool status_shown_ = false, silent_ = false;
 };
 
 Log& log() {
@@ -98,6 +104,7 @@ void log_warning(const std::string& message) { log().message(spdlog::level::warn
 void log_to_file(const std::string& path) { log().open(path); }
 void log_file_only(const std::string& message) { log().to_file(spdlog::level::info, message); }
 void log_close() { log().close(); }
+void log_nothing() { log().silence(); }
 void show_status(const std::string& line) { log().status(line); }
 bool terminal_is_interactive() { return ::isatty(STDOUT_FILENO) != 0; }
 

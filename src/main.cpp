@@ -6,6 +6,7 @@
 
 #include "commands/command.h"
 #include "commands/failure.h"
+#include "commands/launch.h"
 #include "semiseg/train.h"
 
 int main(int argc, char** argv) {
@@ -15,7 +16,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     const semiseg::Failure failure = semiseg::describe_failure(e);
     std::fflush(stdout);
-    std::fprintf(stderr, "semiseg: error: %s\n", failure.message.c_str());
+    if (!semiseg::told_by_launcher(failure.exit_code)) std::fprintf(stderr, "semiseg: error: %s\n", failure.message.c_str());
     return failure.exit_code;
   }
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ops/plain.h"
+#include "semiseg/distributed.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -77,6 +78,8 @@ Tensor ConfusionMatrix::add_logits(const Tensor& logits_BKhw, const Tensor& labe
 }
 
 void ConfusionMatrix::reset() { counts_KK_.zero_(); }
+
+void ConfusionMatrix::add_over_processes() { semiseg::add_over_processes({counts_KK_}); }
 
 Scores ConfusionMatrix::scores() const { return scores_of(counts_KK_); }
 

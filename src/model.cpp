@@ -9,6 +9,7 @@
 
 #include "models/layers.h"
 #include "observers.h"
+#include "semiseg/distributed.h"
 #include "semiseg/random.h"
 
 namespace semiseg {
@@ -114,6 +115,8 @@ void initialize_parameters(torch::nn::Module& module, const std::string& prefix,
 }
 
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step) {
+  constexpr int kProcessBits = 32;  // over those that seeds usually have
+  seed ^= static_cast<uint64_t>(process_rank()) << kProcessBits;
   uint32_t layer = 0;
   for (Dropout* dropout : dropouts_of(root)) dropout->reseed(seed, step, layer++);
 }

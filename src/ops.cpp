@@ -10,6 +10,7 @@
 #include "ops/fused_cuda.h"
 #endif
 #include "ops/plain.h"
+#include "semiseg/distributed.h"
 
 namespace semiseg {
 namespace {
@@ -63,7 +64,8 @@ CrossEntropy upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& lab
 }
 
 Tensor mean_of(const CrossEntropy& sums) {
-  return sums.loss / at::where(sums.weight > 0, sums.weight, at::ones_like(sums.weight));
+  const auto weight = mean_over_processes(sums.weight);
+  return sums.loss / at::where(weight > 0, weight, at::ones_like(weight));
 }
 
 Tensor upsample_label_probability(const Tensor& logits_BKhw, const Tensor& label_BHW, bool align_corners) {

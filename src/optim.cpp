@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 
+#include "semiseg/distributed.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -75,6 +76,7 @@ void Optimizer::step() {
       gradients[g].push_back(parameter.grad());
       all.push_back(gradients[g].back());
     }
+  average_over_processes(all);
   std::optional<Tensor> left_out;  // the update, where it is 1
   if (scale_.value.defined()) {
     scale_.not_finite.zero_();

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "semiseg/distributed.h"
 #include "semiseg/ops.h"
 
 namespace semiseg {
@@ -34,7 +35,7 @@ PseudoLabels make_pseudo_labels(const Tensor& logits_BKhw, const Tensor& valid_B
 Tensor mean_probability(const Tensor& logits_BKhw, const Tensor& valid_BHW) {
   const auto valid_B1hw = at_stride(valid_BHW, logits_BKhw).unsqueeze(1);
   const auto sum_K = (logits_BKhw.to(at::kFloat).softmax(1) * valid_B1hw).sum({0, 2, 3});
-  return sum_K / valid_B1hw.sum().clamp_min(1);
+  return sum_over_processes(sum_K) / sum_over_processes(valid_B1hw.sum()).clamp_min(1);
 }
 
 Threshold::Threshold(const ThresholdConfig& config, int64_t num_classes) : config_(config), num_classes_(num_classes) {
@@ -50,7 +51,8 @@ Threshold::Threshold(const ThresholdConfig& config, int64_t num_classes) : confi
 void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
   at::NoGradGuard no_grad;
   if (confidence_.defined()) {
-    const auto mean = (labels.confidence_BHW * labels.valid_BHW).sum() / labels.valid_BHW.sum().clamp_min(1);
+    const auto sum = sum_over_processes((labels.confidence_BHW * labels.valid_BHW).sum());
+    const auto mean = sum / sum_over_processes(labels.valid_BHW.sum()).clamp_min(1);
     confidence_.lerp_(mean, 1 - config_.momentum);
     probability_K_.lerp_(mean_probability(logits_BKhw, labels.valid_BHW), 1 - config_.momentum);
   } else if (histogram_KN_.defined()) {
@@ -58,7 +60,8 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
     const auto bin = (labels.confidence_BHW * kBins).to(at::kLong).clamp_max(kBins - 1) + labels.class_BHW * kBins;
     const int64_t bins = num_classes_ * kBins;
     const auto counted = at::where(labels.valid_BHW, bin, bins);
-    const auto counts = count_classes(counted, at::ones_like(labels.valid_BHW), bins + 1).narrow(0, 0, bins);
+    const auto own_counts = count_classes(counted, at::ones_like(labels.valid_BHW), bins + 1).narrow(0, 0, bins);
+    const auto counts = sum_over_processes(own_counts);
     histogram_KN_.mul_(config_.momentum).add_(counts.view_as(histogram_KN_), 1 - config_.momentum);
   }
 }

@@ -8,6 +8,7 @@
 
 #include "host.h"
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/log.h"
 #include "semiseg/train.h"
 
@@ -25,7 +26,7 @@ std::string& command_line() {
 
 bool may_change_on_resume(const std::string& key) {
   return key == "run.device" || key == "run.cuda_graph" || key == "run.max_hours" || key == "data.workers" ||
-         key == "data.cache" || key == "eval.patience" || key.rfind("report.", 0) == 0;
+         key == "data.cache" || key == "eval.patience" || key == "distributed.backend" || key.rfind("report.", 0) == 0;
 }
 
 Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {
@@ -44,7 +45,7 @@ RunFolder RunFolder::fresh(const Config& config) {
   RunFolder folder;
   if (!config.run.dir.empty()) {
     folder.dir_ = config.run.dir;
-    if (fs::exists(folder.dir_) && !fs::is_empty(folder.dir_))
+    if (is_writer() && fs::exists(folder.dir_) && !fs::is_empty(folder.dir_))
       throw Error(ErrorKind::kConfig, "the run folder is not empty", "run.dir: " + folder.dir_,
                   "continue it with `semiseg train --resume " + folder.dir_ + "` or choose another");
     return folder;
@@ -65,7 +66,7 @@ RunFolder RunFolder::existing(const std::string& dir) {
   RunFolder folder;
   folder.dir_ = dir;
   folder.resumed_ = true;
-  folder.lock_ = std::make_shared<FolderLock>(dir);
+  if (is_writer()) folder.lock_ = std::make_shared<FolderLock>(dir);
   return folder;
 }
 
@@ -80,6 +81,7 @@ RunFolder RunFolder::stage(RunFolder& run, const Config& run_config, const std::
 }
 
 void RunFolder::open(const Config& config, const ClassSet& classes, const TrainState& state, torch::Device device) {
+  if (!is_writer()) return;
   if (run_ != nullptr) {
     if (!run_->opened_) run_->open(run_config_, classes, state, device);
     dir_ = run_->dir_ + "/" + stage_;  // the run's may have changed
@@ -114,6 +116,7 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
                                       {"device", describe_device(device)},
                                       {"precision", precision_name(resolve_precision(config.run.precision, device))},
                                       {"threads", at::get_num_threads()},
+                                      {"processes", process_count()},
                                       {"host", host_name()},
                                       {"command_line", command_line()},
                                       {"working_directory", fs::current_path().string()},

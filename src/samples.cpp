@@ -84,7 +84,12 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
   EpochSamples samples{epoch, {}, {}};
   for (const int64_t index : scored_) {
     const Sample sample = data_.get(Split::kVal, index);
-    samples.scored.push_back({sample.id, sample.image_HWC, sample.label_HW, prediction_HW_.at(index)});
+    const auto found = prediction_HW_.find(index);  // else another process has predicted it
+    const EvaluationMode evaluating(method.predictor());
+    const auto prediction_HW = found != prediction_HW_.end()
+                                   ? found->second
+                                   : predict_image(method.predictor(), sample.image_HWC, options).to(at::kCPU, at::kByte);
+    samples.scored.push_back({sample.id, sample.image_HWC, sample.label_HW, prediction_HW});
   }
   const at::NoGradGuard no_grad;
   for (const int64_t index : unlabeled_) {

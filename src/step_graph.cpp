@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/log.h"
 #ifdef SEMISEG_CUDA
 #include <ATen/cuda/CUDAGraph.h>
@@ -110,7 +111,7 @@ StepOutput StepGraph::run(const TrainBatch& batch, const Progress&, const std::f
 StepGraph::StepGraph(const Config& config, torch::Device device, Method& method)
     : method_(method),
       dropouts_(dropouts_of(method)),
-      able_(config.run.cuda_graph != "off" && device.is_cuda() && config.optim.accumulate == 1) {}
+      able_(config.run.cuda_graph != "off" && device.is_cuda() && config.optim.accumulate == 1 && process_count() == 1) {}
 
 StepGraph::~StepGraph() = default;
 

@@ -15,7 +15,8 @@ namespace semiseg {
 
 class StepGraph {
  public:
-  // `method` outlives the graph. Nothing is recorded with run.cuda_graph=off, on a CPU, or with optim.accumulate above 1.
+  // `method` outlives the graph. Nothing is recorded with run.cuda_graph=off, on a CPU, with optim.accumulate above 1, or of
+  // several processes.
   StepGraph(const Config& config, torch::Device device, Method& method);
   ~StepGraph();
 

@@ -3,12 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
 
-#include <csignal>
-
 #include "observers.h"
 #include "preflight.h"
 #include "samples.h"
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/files.h"
 #include "semiseg/health.h"
@@ -35,10 +34,9 @@ void update(const Config& config, torch::Device device, const Progress& progress
         const Autocast autocast(device, resolve_precision(config.run.precision, device));
         out = method.step(batch, progress);
       }
-      {
+      if (out.loss.requires_grad()) {  // else all of it was learned from within the step
         RECORD_USER_SCOPE(kBackwardScope);
-        if (out.loss.requires_grad())
-          optimizer.backward(out.loss / accumulate);  // else all of it was learned from within the step
+        optimizer.backward(out.loss / accumulate);
       }
       RECORD_USER_SCOPE(kOptimizerScope);
       if (micro + 1 == accumulate) optimizer.step();
@@ -46,8 +44,9 @@ void update(const Config& config, torch::Device device, const Progress& progress
     }));
   }
   RECORD_USER_SCOPE(kOptimizerScope);
-  at::NoGradGuard no_grad;  // then whatever follows the student: the EMA teacher
-  method.after_update(progress);
+  at::NoGradGuard no_grad;
+  average_statistics(method);
+  method.after_update(progress);  // whatever follows the student: the EMA teacher
 }
 
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report) {
@@ -97,8 +96,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   // The total that --extend raised, and a `last` that was damaged, must be on disk before anything else can happen.
   if (from && (extend > 0 || from->path.find("/last.safetensors") == std::string::npos)) save("last");
   const int64_t first_step = state.step;
-  // A time limit leaves room for one step, so that a chain of short jobs gets ahead.
-  const auto stopping = [&] { return stop_signal() != 0 && (stop_signal() != SIGALRM || state.step > first_step); };
+  int signal = 0;  // a time limit leaves room for one step, so that a chain of short jobs gets ahead
+  const auto stopping = [&] { return (signal = heard_signal(/*time_limit=*/state.step > first_step)) != 0; };
   const auto score = [&](int64_t epoch) {
     return validate(method->predictor(), *data, eval_options, {Phase::kEvaluating, epoch, state.step}, stopping,
                     samples.watch(), report);
@@ -109,7 +108,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       state.before_training.emplace().val = *scores;
       log_info("before training:\n" + score_table(*scores, data->classes().names));
     }
-  if (state.before_training) write_file(folder.dir() + "/before_training.json", to_json(*state.before_training) + "\n");
+  if (state.before_training && is_writer())
+    write_file(folder.dir() + "/before_training.json", to_json(*state.before_training) + "\n");
 
   Stopwatch watch;        // of the epoch, running on from where a resumed run stopped
   Stopwatch since_start;  // for the time left
@@ -134,7 +134,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         const auto scores = evaluate_now ? score(epoch) : std::nullopt;
         if (evaluate_now && !scores) {
           save("last");
-          return {state, stop_signal()};
+          return {state, signal};
         }
         EpochRecord record = epoch_record(state, epoch, images_per_step, scores);
         if (scores && record.pseudo) measure_agreement(method->predictor(), *data, eval_options, &state.probe, &*record.pseudo);
@@ -158,15 +158,13 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         watch.restart();
       }
       if (state.step == total_steps || out_of_patience(config.eval, state)) break;
-      if (stopping()) {
-        settle(), save("last");
-        return {state, stop_signal()};
-      }
-
-      // All data of the update first: what cannot be read is found before the network is touched.
+      // All data of the update first: what cannot be read is found before the network is touched, by other processes too.
       std::vector<TrainBatch> batches;
       for (int64_t micro = 0; micro < accumulate; ++micro) batches.push_back(loader.batch(state.step * accumulate + micro));
-
+      if (stopping()) {
+        settle(), save("last");
+        return {state, signal};
+      }
       if (state.step == 0) report.first_batch({&batches[0], mixed_views(config.semi, *method, batches[0], progress())});
 
       between_steps = false;
@@ -188,8 +186,8 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
       }
     }
   } catch (const Error& e) {
-    // Unreadable data or a full disk after hours of training: keep what was reached, where that is still possible.
-    const bool outside = e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kDisk;
+    // Unreadable data, a full disk or a lost peer after hours of training: keep what was reached, where that is still possible.
+    const bool outside = e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kDisk || e.kind() == ErrorKind::kPeer;
     if (outside && between_steps && state.step > first_step) try_to([&] { settle(), save("last"); });
     throw;
   }

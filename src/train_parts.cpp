@@ -1,10 +1,12 @@
 #include "train_parts.h"
 
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
@@ -12,6 +14,7 @@
 #include "datasets/parallel.h"
 #include "observers.h"
 #include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/log.h"
 #include "semiseg/weights.h"
 
@@ -46,6 +49,7 @@ std::string join(const std::vector<std::string>& words, size_t most) {
 
 torch::Device prepare_device(Config* config) {
   const torch::Device device = resolve_device(config->run.device);
+  if (device.is_cuda()) at::accelerator::setDeviceIndex(device.index());  // no process leaves memory on another one's GPU
   config->run.precision = precision_name(resolve_precision(config->run.precision, device));
   prefer_deterministic_kernels(config->run.deterministic, device);
   use_fused_ops(config->ops.fused);
@@ -55,14 +59,17 @@ torch::Device prepare_device(Config* config) {
 ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainState* state, ClassCounts* val) {
   state->data_fingerprint = fingerprint(data);
   const Stopwatch watch;
-  const ClassCounts counts = count_classes(data, Split::kLabeled, config.data.workers);
-  ClassCounts val_counts = count_classes(data, Split::kVal, config.data.workers);
-  if (std::accumulate(val_counts.pixels.begin(), val_counts.pixels.end(), int64_t{0}) == 0)
-    throw Error(ErrorKind::kData, "there is no labelled validation pixel, so no score can be given", "data.val",
-                "name a list of images and labels");
+  ClassCounts counts, val_counts;
   const int64_t unlabeled = config.semi.method == "supervised" ? 0 : data.size(Split::kUnlabeled);
-  for_each_index(unlabeled, config.data.workers,
-                 [&](int64_t index, int64_t) { data.require_image(Split::kUnlabeled, index, {}); });
+  first_then_others([&] {
+    counts = count_classes(data, Split::kLabeled, config.data.workers);
+    val_counts = count_classes(data, Split::kVal, config.data.workers);
+    if (std::accumulate(val_counts.pixels.begin(), val_counts.pixels.end(), int64_t{0}) == 0)
+      throw Error(ErrorKind::kData, "there is no labelled validation pixel, so no score can be given", "data.val",
+                  "name a list of images and labels");
+    for_each_index(unlabeled, config.data.workers,
+                   [&](int64_t index, int64_t) { data.require_image(Split::kUnlabeled, index, {}); });
+  });
   log_info(str("data: ", data.size(Split::kLabeled), " labelled, ", unlabeled > 0 ? str(unlabeled, " unlabelled, ") : "",
                data.size(Split::kVal), " validation images; labels read in ", format("%.1f s", watch.seconds())));
 
@@ -109,6 +116,9 @@ void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device) 
     log_warning("this run computed on " + checkpoint.device + ", now on " + device.str() + ": results are no longer bit-equal");
   if (at::get_num_threads() != checkpoint.threads)
     log_warning(str("this run computed with ", checkpoint.threads, " threads, now with ", at::get_num_threads(),
+                    ": results are no longer bit-equal"));
+  if (process_count() != checkpoint.processes)
+    log_warning(str("this run computed in ", checkpoint.processes, " processes, now in ", process_count(),
                     ": results are no longer bit-equal"));
 }
 
@@ -174,7 +184,18 @@ void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
 
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
                              std::optional<ClassCounts> counts) {
+  const int64_t processes = process_count();
+  const auto require_share = [&](int64_t images, const char* key) {
+    if (images % processes != 0)
+      throw Error(ErrorKind::kConfig, str(images, " images cannot be shared equally by ", processes, " processes"), key,
+                  str("batch sizes are those of all processes together: set a multiple of ", processes));
+  };
+  require_share(config.optim.batch_labeled, "optim.batch_labeled");
+  if (needs.unlabeled) require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
+
   LoaderOptions options;
+  options.part = process_rank();
+  options.parts = processes;
   options.seed = config.seed;
   options.batch_labeled = config.optim.batch_labeled;
   options.batch_unlabeled = config.optim.batch_unlabeled;
@@ -208,10 +229,23 @@ std::optional<Scores> validate(Segmenter& network, const Dataset& data, const Ev
   now.of = data.size(Split::kVal);
   const auto stop_before_next = [&] {
     report.activity(now);
-    ++now.images;
+    now.images += process_count();
     return stop();
   };
   return evaluate(network, data, Split::kVal, options, stop_before_next, seen);
+}
+
+int heard_signal(bool time_limit) {
+  const auto heard = static_cast<int>(largest_over_processes(stop_signal()));
+  return heard == SIGALRM && !time_limit ? 0 : heard;
+}
+
+void average_statistics(Method& method) {
+  std::vector<Tensor> statistics;
+  for (const NamedModule& trained : method.trained())
+    for (const Tensor& buffer : trained.module->buffers())
+      if (buffer.is_floating_point()) statistics.push_back(buffer);
+  average_over_processes(statistics);
 }
 
 void try_to(const std::function<void()>& work) {
@@ -230,14 +264,15 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
     else
       found->second += value;
   };
-  add("loss", out.loss.detach().to(at::kDouble));
-  for (const auto& [name, value] : out.scalars) add(name, value.to(at::kDouble));
-  if (out.pseudo_2K.defined()) add("pseudo", out.pseudo_2K);
-  if (out.truth_3K.defined()) add("truth", out.truth_3K);
+  add("loss", mean_over_processes(out.loss.to(at::kDouble)));
+  for (const auto& [name, value] : out.scalars) add(name, mean_over_processes(value.to(at::kDouble)));
+  if (out.pseudo_2K.defined()) add("pseudo", sum_over_processes(out.pseudo_2K));
+  if (out.truth_3K.defined()) add("truth", sum_over_processes(out.truth_3K));
   add("count", at::ones({}, out.loss.options().dtype(at::kDouble)));
 }
 
 void require_finite(const TrainState& state, const Optimizer& optimizer) {
+  if (!is_writer()) return;
   const char* hint =
       "start a new run with a lower optim.lr or with optim.clip_grad_norm, from model.weights set to the last checkpoint or "
       "anew";

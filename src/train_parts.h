@@ -33,7 +33,7 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
 // Throws Error(kData) when the lists are not those that the checkpoint was trained on.
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data);
 
-// Says in the log when the device or the number of threads is another one: results are then no longer bit-equal.
+// Says in the log when the device or the number of threads or processes is another one: results are then no longer bit-equal.
 void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);
 
 // Makes networks with the seed's initial weights or those of model.weights, which are read once and reported. `resumed` leaves
@@ -59,7 +59,8 @@ inline int64_t count_epochs(int64_t total_steps, int64_t steps_per_epoch) {
 // Adds epochs to optim.epochs, or their steps to optim.steps.
 void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch);
 
-// `counts`: the labelled pixels where they are counted already.
+// This process' part of each batch. `counts`: the labelled pixels where they are counted already. Throws Error(kConfig) for a
+// batch that the processes cannot share equally.
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
                              std::optional<ClassCounts> counts);
 
@@ -78,14 +79,22 @@ std::optional<Scores> validate(Segmenter& network, const Dataset& data, const Ev
                                const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen,
                                Reporter& report);
 
+// What asked a process of this training to stop, 0 where nothing did. A time limit counts only where it is to.
+int heard_signal(bool time_limit);
+
+// Running statistics of batch normalisation, which each process has followed on its own images, become their mean: all
+// processes go on alike.
+void average_statistics(Method& method);
+
 // Runs `work`; an Error is passed over, where another one is on its way that is to be shown.
 void try_to(const std::function<void()>& work);
 
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
+// They are those of all processes: means of scalars, sums of counts.
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 
 // Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite, or when no gradient has been finite for long. Reads
-// a value or two from the device.
+// a value or two from the device. Does nothing but in the writer, which speaks for all.
 void require_finite(const TrainState& state, const Optimizer& optimizer);
 
 // The history, with the scores before training as its epoch 0 where they were measured.

@@ -15,7 +15,7 @@ configured=build/setup.configured
 log=build/setup.log
 packages=(g++ cmake ninja-build ccache git python3 libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libopencv-videoio-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libpng-dev libjpeg-dev libdeflate-dev zlib1g-dev libgtest-dev
-  libgoogle-perftools-dev)
+  libgoogle-perftools-dev libgloo-dev)
 
 mkdir -p build
 : >"$log"

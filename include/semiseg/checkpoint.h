@@ -33,7 +33,8 @@ struct TrainState {
   std::map<std::string, Tensor> probe;       // of health.h: uint8 [h, w] predictions of the newest epoch, on the host
 };
 
-// Throws Error(kDisk), and Error(kNonFinite) when a weight is NaN or infinite: no checkpoint ever holds one.
+// Of processes that train together the writer alone saves. Throws Error(kDisk), and Error(kNonFinite) when a weight is NaN or
+// infinite: no checkpoint ever holds one.
 void save_checkpoint(const std::string& path, const Config& config, const ClassSet& classes, const TrainState& state,
                      Method& method, const Optimizer& optimizer);
 
@@ -43,7 +44,8 @@ struct Checkpoint {
   Config config;
   ClassSet classes;  // names, colours and label ids
   TrainState state;
-  int64_t threads = 0;  // compute threads, which bit-equality depends on
+  int64_t threads = 0;    // compute threads, which bit-equality depends on
+  int64_t processes = 1;  // that trained together, on which it depends too
   std::string device;
   std::map<std::string, Tensor> tensors;
 };

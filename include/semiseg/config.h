@@ -142,6 +142,10 @@ struct ReportConfig {
   int64_t samples = 4;       // sample pictures of each evaluated epoch; 0: none
 };
 
+struct DistributedConfig {
+  std::string backend = "auto";  // auto | gloo | nccl: how processes that train together talk (distributed.h)
+};
+
 // Where a value was set.
 struct Origin {
   int layer = 0;     // 0 default, then base files in order, the file itself, the command line last
@@ -163,6 +167,7 @@ struct Config {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   ReportConfig report;
+  DistributedConfig distributed;
 
   std::map<std::string, Origin> origins;  // by dotted key; a key that is absent has its default
   std::string file;                       // the config's path, or "" when it came from a checkpoint

@@ -33,6 +33,8 @@ Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, co
 
 // Scores over a split. `stop` is asked between images; when it says true, returns nothing.
 // `seen` (may be empty) gets every prediction: index, int64 [H, W].
+// Processes that train together each take a part of the images and have the scores of all: `stop` must say the same in each,
+// `seen` gets those of its own part.
 std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split split, const EvalOptions& options,
                                const std::function<bool()>& stop = {},
                                const std::function<void(int64_t, const Tensor&)>& seen = {});

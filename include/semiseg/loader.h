@@ -23,7 +23,8 @@ struct BatchNeeds {
 
 struct LoaderOptions {
   uint64_t seed = 0;
-  int64_t batch_labeled = 4, batch_unlabeled = 4;
+  int64_t batch_labeled = 4, batch_unlabeled = 4;  // of all processes
+  int64_t part = 0, parts = 1;                     // which of as many equal parts of each batch is loaded; parts divides both
   WeakViewOptions view;
   BatchNeeds needs;
   int64_t workers = 2;            // threads; 0 loads in the caller
@@ -40,7 +41,8 @@ struct LoaderOptions {
 // REQUIRES: temperature > 0, and a class with pixels.
 std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_K, double temperature);
 
-// `batch(index)` is a pure function of (data, seed, index): no state to save, no order that depends on threads.
+// `batch(index)` is a pure function of (data, seed, index): no state to save, no order that depends on threads; nor on the
+// number of processes, each of which loads its part of the same batch.
 //
 // Draw d of a list of N images (d = index * batch size + position) is image permutation(seed, list, d / N)[d % N]: a list that
 // ends is drawn in a new order. Views depend on (seed, list, d) alone.
@@ -74,14 +76,15 @@ class Loader {
 // uint8 [B, H, W, 3] on any device -> float32 [B, 3, H, W] in channels-last, normalised.
 Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, const std::vector<double>& std);
 
-// Reads the validation images in order, ahead of the caller: at most two samples a thread.
+// Reads images of a list in order, ahead of the caller: at most two samples a thread.
 class OrderedReader {
  public:
-  OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0);
+  // Image first, then every stride-th.
+  OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0, int64_t stride = 1);
   ~OrderedReader();
   OrderedReader(const OrderedReader&) = delete;
   OrderedReader& operator=(const OrderedReader&) = delete;
-  // Sample first, first + 1, ...; REQUIRES: called at most size(split) - first times.
+  // REQUIRES: called no more often than there are such images.
   Sample next();
 
  private:

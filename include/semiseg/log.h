@@ -13,6 +13,8 @@ void log_to_file(const std::string& path);
 // Writes a line to the log file only: what a progress bar showed in the terminal.
 void log_file_only(const std::string& message);
 void log_close();
+// From now on this process logs nothing: another one, which trains with it, says it.
+void log_nothing();
 
 // A single line in the terminal that the next message or status replaces. Nothing is shown when stdout is not a terminal.
 void show_status(const std::string& line);

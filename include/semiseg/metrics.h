@@ -30,6 +30,8 @@ class ConfusionMatrix {
   void add(const Tensor& prediction, const Tensor& label);
   // The classes of the highest logits at the label's size, [B, H, W]; returned where they are wanted, else undefined.
   Tensor add_logits(const Tensor& logits_BKhw, const Tensor& label_BHW, const Upsampling& to, bool want_prediction);
+  // Counts of all processes that train together become the same: their sum.
+  void add_over_processes();
   void reset();
   Tensor counts() const { return counts_KK_; }
   Scores scores() const;  // reads from the device

@@ -72,7 +72,8 @@ std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num
 // `prefix` + its name. A name under encoder. is ResNet's, one under segmentation_head. the head's, any other one the decoder's.
 void initialize_parameters(torch::nn::Module& module, const std::string& prefix, uint64_t seed, uint32_t purpose = 0);
 
-// Gives every dropout layer below `root` its draws for one micro-step: masks are a pure function of (seed, step, layer, call).
+// Gives every dropout layer below `root` its draws for one micro-step: masks are a pure function of (seed, step, layer, call),
+// and of the process where several train together.
 void reseed_dropout(torch::nn::Module& root, uint64_t seed, int64_t step);
 
 // Copies parameters and buffers, which must have equal names and shapes.

@@ -47,7 +47,8 @@ struct CrossEntropy {
 CrossEntropy upsample_cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW,
                                     const CrossEntropyOptions& options = {});
 
-// loss / weight. Where nothing is counted both are 0, and so is the mean.
+// loss / weight. Where nothing is counted both are 0, and so is the mean. Of processes that train together (distributed.h) the
+// weight is the mean over them: the mean of their results, and of the gradients, is then that of the whole batch.
 Tensor mean_of(const CrossEntropy& sums);
 
 // Softmax probability of each pixel's label, float32 [B, H, W], without gradient; 1 where it is kIgnore.

@@ -34,7 +34,8 @@ class Optimizer {
   double loss_scale() const;
   // The factor of the base rates for the updates from here on.
   void set_rate(double factor);
-  // One update. Clips by global norm when the config says so. Does not synchronise.
+  // One update, by the mean of the gradients of all processes that train together. Clips by global norm when the config says
+  // so. Does not wait for the device.
   void step();
 
   // Momentum and moments by parameter name, such as "encoder.conv1.weight.momentum"; shares memory with the optimizer. The

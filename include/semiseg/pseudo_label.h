@@ -1,6 +1,6 @@
 // From a teacher's logits to what a student learns on unlabelled images, in parts that a config combines freely. Statistics
-// that run along are buffers of modules: saved, resumed and moved with the method. Nothing here reads a value back from the
-// device.
+// that run along are buffers of modules: saved, resumed and moved with the method, and the same in all processes that train
+// together (distributed.h). Nothing here reads a value back from the device.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -25,7 +25,7 @@ struct PseudoLabels {
 // Labels at the images' size [H, W] from logits at the network's stride. `truth_BHW` may be undefined.
 PseudoLabels make_pseudo_labels(const Tensor& logits_BKhw, const Tensor& valid_BHW, const Tensor& truth_BHW);
 
-// Mean softmax probability of each class over the valid pixels, float32 [K], taken at the logits' own stride.
+// Mean softmax probability of each class over the valid pixels of all processes, float32 [K], taken at the logits' own stride.
 Tensor mean_probability(const Tensor& logits_BKhw, const Tensor& valid_BHW);
 
 // Which pseudo-labels count (semi.threshold):

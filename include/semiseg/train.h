@@ -19,7 +19,8 @@ struct TrainResult {
   bool early = false;  // eval.patience ended it before the last step
 };
 
-// A run's folder. Made only when all that can be checked beforehand has been: bad input leaves nothing behind.
+// A run's folder. Made only when all that can be checked beforehand has been: bad input leaves nothing behind. Of processes
+// that train together the writer alone (distributed.h) makes, locks and writes it.
 class RunFolder {
  public:
   // For a new run: config.run.dir, or runs/NAME, NAME-2, NAME-3, ... REQUIRES nothing there yet when run.dir is given.

@@ -5,8 +5,11 @@
 #include "batch_size.h"
 #include "commands/command.h"
 #include "commands/failure.h"
+#include "commands/launch.h"
 #include "preflight.h"
 #include "self_training.h"
+#include "semiseg/device.h"
+#include "semiseg/distributed.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
 #include "train_parts.h"
@@ -34,6 +37,19 @@ int64_t epochs_of(const std::string& text) {
   return epochs;
 }
 
+// What the processes of one training cannot do together.
+void require_one_process(const Config& config, const Arguments& arguments) {
+  if (process_count() == 1) return;
+  const std::string& method = config.semi.method;
+  if (method == kSelfTraining || method == "u2pl")
+    throw Error(ErrorKind::kConfig,
+                method + (method == "u2pl" ? " keeps its negatives in one process" : " is a chain of trainings in one process"),
+                "semi.method", "start it without other processes, or choose another method");
+  if (config.optim.batch == "auto" || arguments.has("dry-run"))
+    throw Error(ErrorKind::kConfig, "--dry-run and optim.batch: auto measure one process", "",
+                "try it in one process with its share of the batch, then give optim.batch_labeled and optim.batch_unlabeled");
+}
+
 int run(const Arguments& arguments) {
   const bool resume = arguments.has("resume");
   if (resume != arguments.positional.empty())
@@ -42,7 +58,11 @@ int run(const Arguments& arguments) {
   if (!resume && arguments.has("extend")) throw Error(ErrorKind::kConfig, "--extend goes with --resume", "");
   if (resume && arguments.has("dry-run"))
     throw Error(ErrorKind::kConfig, "--dry-run goes with a config, not with --resume", "");
+  if (arguments.has("processes")) return launch(arguments);
   install_signal_handlers();
+  end_with_launcher();
+  ProcessGroup processes;
+  if (!is_writer()) log_nothing();
 
   std::optional<Checkpoint> from;
   std::optional<RunFolder> folder;
@@ -60,9 +80,11 @@ int run(const Arguments& arguments) {
     } else {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
+      require_one_process(config, arguments);
     }
   } else {
     config = load_config(arguments.positional[0], arguments.overrides);
+    require_one_process(config, arguments);
     folder = RunFolder::fresh(config);
     if (config.semi.method == kSelfTraining && (config.optim.batch == "auto" || arguments.has("dry-run")))
       throw Error(ErrorKind::kConfig, "self_training has neither --dry-run nor optim.batch: auto", "semi.method",
@@ -71,14 +93,18 @@ int run(const Arguments& arguments) {
     if (arguments.has("dry-run")) return dry_run(config) ? 0 : exit_code_of(stop_signal());
   }
 
+  // All have read the checkpoint, and found the run folder as it is, before the writer changes either.
+  processes.meet(config.distributed.backend, resolve_device(config.run.device));
   limit_time(config.run.max_hours);
   Reporters report;
-  report.add(make_metrics_file());
-  report.add(make_status_file());
-  report.add(make_pictures());
-  if (config.report.tensorboard) report.add(make_tensorboard());  // after the pictures, which it takes in
-  report.add(make_terminal());
-  if (config.report.html) report.add(make_html_report());
+  if (is_writer()) {
+    report.add(make_metrics_file());
+    report.add(make_status_file());
+    report.add(make_pictures());
+    if (config.report.tensorboard) report.add(make_tensorboard());  // after the pictures, which it takes in
+    report.add(make_terminal());
+    if (config.report.html) report.add(make_html_report());
+  }
   try {
     const TrainResult result = config.semi.method == kSelfTraining ? self_train(config, *folder, report)
                                                                    : train(config, extend, from, *folder, report);
@@ -88,6 +114,7 @@ int run(const Arguments& arguments) {
       log_info(str(why_stopped(result.signal), " at step ", result.state.step,
                    "; a checkpoint is written. Go on with: semiseg train --resume ", dir));
       report.end(RunState::kStopped, code, why_stopped(result.signal));
+      wait_for_processes();
       return code;
     }
     std::string ending;
@@ -100,6 +127,7 @@ int run(const Arguments& arguments) {
     if (from && from->state.step == result.state.step && !result.early)
       log_info("it was done already; train longer with: semiseg train --resume " + dir + " --extend EPOCHS");
     report.end(RunState::kDone, 0, ending);
+    wait_for_processes();
     return 0;
   } catch (const std::exception& e) {
     if (!folder->opened()) throw;
@@ -129,17 +157,22 @@ const bool kRegistered = add_command({
   semiseg train my.yaml optim.batch=auto            with the largest batch that fits into memory
   semiseg train --resume runs/first                 exactly where its newest checkpoint stopped
   semiseg train --resume runs/first --extend 20     20 epochs more
+  semiseg train my.yaml --processes auto            on all GPUs of this machine, which share each batch
 
 Ctrl-C (SIGINT), SIGTERM or SIGUSR1 finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at
 once. run.max_hours does the same and exits with 0. eval.patience ends training that gets no better.
 On --resume, run.device, run.max_hours, data.workers, data.cache, eval.patience and report.* may change; results do not depend on
 the number of workers.
 
+--processes N trains in N processes, one a GPU (or a share of the CPU); batch sizes are those of all together. Over several machines
+start the program once a GPU, as torchrun does: torchrun --no-python ... semiseg train my.yaml
+
 semi.method: self_training is a chain of three trainings, RUN/stage1 to stage3, with pseudo-labels written in between.
 optim.epochs or optim.steps is the length of each; epochs and steps in RUN are counted through; --resume RUN goes on in
 whichever stage was stopped.)",
     .flags = {{"resume", "RUN", "go on with this run folder"},
               {"extend", "EPOCHS", "with --resume: add epochs"},
+              {"processes", "N", "train in N processes; auto: as many as there are GPUs"},
               {"dry-run", "", "a few updates and an evaluation, then what the run will take; writes nothing"}},
     .min_positional = 0,
     .max_positional = 1,

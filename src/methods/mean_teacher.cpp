@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
+#include "semiseg/ops.h"
 #include "semiseg/pseudo_label.h"
 
 namespace semiseg {
@@ -41,7 +42,7 @@ class MeanTeacher : public Method {
                                                   {target_BKhw.size(2), target_BKhw.size(3)})
                                .squeeze(1);
     const auto distance_Bhw = (strong_BKhw.to(at::kFloat).softmax(1) - target_BKhw).square().sum(1);
-    const auto unsupervised = (distance_Bhw * valid_Bhw).sum() / valid_Bhw.sum().clamp_min(1);
+    const auto unsupervised = mean_of({(distance_Bhw * valid_Bhw).sum(), valid_Bhw.sum()});
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "methods/parts.h"
+#include "semiseg/distributed.h"
 #include "semiseg/pseudo_label.h"
 
 namespace semiseg {
@@ -46,7 +47,8 @@ class Retrain : public Method {
     auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, image_BCHW.size(0), strong_BCHW.size(0)), labels, labeled_BHW,
                                           weight_K_, /*divide_by_accepted=*/true);
     if (config_.normalize == "valid")
-      unsupervised = unsupervised * (labeled_BHW.sum() / unlabeled.valid_BHW.sum().clamp_min(1));
+      unsupervised =
+          unsupervised * (sum_over_processes(labeled_BHW.sum()) / sum_over_processes(unlabeled.valid_BHW.sum()).clamp_min(1));
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},

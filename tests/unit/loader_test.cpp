@@ -188,6 +188,30 @@ TEST(Loader, BatchesDoNotDependOnThreadsOrOnTheOrderOfCalls) {
   }
 }
 
+// What processes that train together load.
+TEST(Loader, PartsAreThoseOfTheWholeBatch) {
+  for (const BatchNeeds& needs : all_needs()) {
+    FakeDataset data;
+    data.unlabeled_truth = true;
+    LoaderOptions options = options_with(2);
+    options.batch_labeled = 4;
+    options.batch_unlabeled = 6;
+    options.needs = needs;
+    Loader whole(data, options);
+    options.parts = 2;
+    Loader first(data, options);
+    options.part = 1;
+    Loader second(data, options);
+    for (const int64_t index : {0, 1, 7}) {
+      SCOPED_TRACE(index);
+      const auto all = tensors_of(whole.batch(index)), a = tensors_of(first.batch(index)), b = tensors_of(second.batch(index));
+      ASSERT_EQ(a.size(), all.size());
+      ASSERT_EQ(b.size(), all.size());
+      for (size_t i = 0; i < all.size(); ++i) EXPECT_TRUE(at::equal(at::cat({a[i], b[i]}), all[i])) << "tensor " << i;
+    }
+  }
+}
+
 TEST(Loader, DrawsAreUniformBelowOne) {
   const FakeDataset data;
   Loader loader(data, options_with(0));
@@ -417,6 +441,15 @@ TEST(OrderedReader, ReadsInOrder) {
       EXPECT_EQ(sample.id, data.id(Split::kVal, index));
       EXPECT_EQ(sample.label_HW[0][0].item<int64_t>(), index);
     }
+  }
+}
+
+TEST(OrderedReader, ReadsEveryNth) {
+  const FakeDataset data;
+  for (const int64_t first : {0, 1}) {
+    OrderedReader reader(data, Split::kVal, 2, first, /*stride=*/2);
+    for (int64_t index = first; index < data.size(Split::kVal); index += 2)
+      EXPECT_EQ(reader.next().id, data.id(Split::kVal, index));
   }
 }
 
