@@ -13,6 +13,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <optional>
 
@@ -119,6 +120,14 @@ ProcessGroup::ProcessGroup() {
 
 ProcessGroup::~ProcessGroup() {
 #ifdef SEMISEG_PROCESS_GROUPS
+  if (met && met->device) {
+    try {
+      // After a failure its operations may wait for a process that is no more.
+      std::uncaught_exceptions() > 0 ? met->device->abort() : met->device->shutdown();
+    } catch (const std::exception&) {
+      // What has been computed is saved; nothing is left to do with the group.
+    }
+  }
   met.reset();
 #endif
   ranks = {};
@@ -148,7 +157,8 @@ void ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unu
     met->store = c10::make_intrusive<c10d::PrefixStore>(
         "semiseg", c10::make_intrusive<c10d::TCPStore>(master.value_or("127.0.0.1"), options));
     const auto rank = static_cast<int>(ranks.rank), count = static_cast<int>(ranks.count);
-    const auto gloo = c10d::ProcessGroupGloo::Options::create(std::chrono::seconds(patience_s));
+    // As long as the others may wait for one that reads all labels, or writes a report.
+    const auto gloo = c10d::ProcessGroupGloo::Options::create(std::chrono::hours(2));
     const auto interface = environment("GLOO_SOCKET_IFNAME");  // as PyTorch's Python reads it
     gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(*interface)
                                       : c10d::ProcessGroupGloo::createDefaultDevice());

@@ -157,6 +157,9 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
                           device,
                           config.seed};
   const auto method = methods().at(config.semi.method)(config.semi, parts);
+  if (process_count() > 1 && !method->trains_together())
+    throw Error(ErrorKind::kConfig, "trains in one process alone", "semi.method: " + config.semi.method,
+                "start it without other processes, or choose another method");
   move_module(*method, device);
   return method;
 }

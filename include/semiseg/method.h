@@ -34,6 +34,8 @@ class Method : public torch::nn::Module {
   // Whether this and all later steps do the same work on other data: nothing but tensors and dropout differ between them, so
   // that step() can be recorded (src/step_graph.h).
   virtual bool repeats(const Progress&) const { return false; }
+  // Whether several processes can train it together (distributed.h): not with a state that differs between them.
+  virtual bool trains_together() const { return true; }
   // After the optimizer's update, without gradient: EMA.
   virtual void after_update(const Progress&) {}
   // The network that is evaluated, saved as the checkpoint's weights and used to predict.

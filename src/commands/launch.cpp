@@ -179,11 +179,16 @@ int launch(const Arguments& arguments) {
   if (std::getenv("OMP_NUM_THREADS") == nullptr)
     threads.push_back(str("OMP_NUM_THREADS=", std::max<int64_t>(1, std::thread::hardware_concurrency() / count)));
   ErrorLines errors;
-  for (int64_t rank = 0; rank < count; ++rank) {
-    std::vector<std::string> more{str("RANK=", rank),      str("LOCAL_RANK=", rank),  str("WORLD_SIZE=", count),
-                                  "MASTER_ADDR=127.0.0.1", str("MASTER_PORT=", port), str(kLaunched, "=", ::getpid())};
-    more.insert(more.end(), threads.begin(), threads.end());
-    g_running[static_cast<size_t>(rank)] = start(words, environment_with(more), errors);
+  try {
+    for (int64_t rank = 0; rank < count; ++rank) {
+      std::vector<std::string> more{str("RANK=", rank),      str("LOCAL_RANK=", rank),  str("WORLD_SIZE=", count),
+                                    "MASTER_ADDR=127.0.0.1", str("MASTER_PORT=", port), str(kLaunched, "=", ::getpid())};
+      more.insert(more.end(), threads.begin(), threads.end());
+      g_running[static_cast<size_t>(rank)] = start(words, environment_with(more), errors);
+    }
+  } catch (const Error&) {
+    pass_on(SIGKILL);  // those that wait for the others
+    throw;
   }
 
   int result = 0;

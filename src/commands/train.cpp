@@ -40,11 +40,9 @@ int64_t epochs_of(const std::string& text) {
 // What the processes of one training cannot do together.
 void require_one_process(const Config& config, const Arguments& arguments) {
   if (process_count() == 1) return;
-  const std::string& method = config.semi.method;
-  if (method == kSelfTraining || method == "u2pl")
-    throw Error(ErrorKind::kConfig,
-                method + (method == "u2pl" ? " keeps its negatives in one process" : " is a chain of trainings in one process"),
-                "semi.method", "start it without other processes, or choose another method");
+  if (config.semi.method == kSelfTraining)
+    throw Error(ErrorKind::kConfig, "is a chain of trainings in one process", "semi.method: self_training",
+                "start it without other processes, or choose another method");
   if (config.optim.batch == "auto" || arguments.has("dry-run"))
     throw Error(ErrorKind::kConfig, "--dry-run and optim.batch: auto measure one process", "",
                 "try it in one process with its share of the batch, then give optim.batch_labeled and optim.batch_unlabeled");

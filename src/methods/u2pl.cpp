@@ -118,6 +118,7 @@ class U2pl : public Method {
             .mix = config_.mix != "none",
             .random_strong_view = config_.strong_view == "random"};
   }
+  bool trains_together() const override { return false; }  // each would keep negatives of its own images
   Segmenter& predictor() override { return teacher_.network(); }
   Segmenter& student() override { return *student_; }
   std::vector<NamedModule> trained() override { return {{"student", student_.get()}, {"projector", projector_.get()}}; }

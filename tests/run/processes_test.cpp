@@ -191,7 +191,7 @@ TEST_F(Processes, WhatCannotBeSharedIsOneLine) {
       {"--processes 0", "is no number of processes"},
       {"--processes two", "is no number of processes"},
       {"--processes 3", "4 images cannot be shared equally by 3 processes"},
-      {"--processes 2 semi.method=u2pl", "u2pl keeps its negatives in one process"},
+      {"--processes 2 semi.method=u2pl", "semi.method: u2pl: trains in one process alone"},
       {"--processes 2 semi.method=self_training", "is a chain of trainings in one process"},
       {"--processes 2 --dry-run", "measure one process"},
       {"--processes 2 distributed.backend=nccl", "NCCL works between GPUs"},
