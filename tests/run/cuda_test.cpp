@@ -8,6 +8,7 @@
 
 #include "models/layers.h"
 #include "models/resampling.h"
+#include "models/sync_norm.h"
 #include "run/program.h"
 #include "semiseg/config.h"
 #include "semiseg/device.h"
@@ -281,6 +282,31 @@ TEST(CudaNetwork, ForwardPassIsTheCpus) {
   at::globalContext().setAllowTF32CuDNN(true);
 }
 
+// Of a process that is alone: sums over the processes are its own.
+TEST(CudaSyncBatchNorm, HasTheValuesAndGradientsOfThePlainForm) {
+  REQUIRE_GPU();
+  for (const auto& [type, tolerance] : {std::pair(at::kFloat, 1e-4), std::pair(at::kBFloat16, 3e-2)}) {
+    const auto typed = [type = type](const Tensor& x) {
+      return x.to(at::kCUDA).to(type).contiguous(at::MemoryFormat::ChannelsLast);
+    };
+    const auto x = typed(waves({3, 16, 9, 7}) + 4), above = typed(waves({3, 16, 9, 7}, 1).flip(1));
+    std::vector<std::vector<Tensor>> results;
+    for (const bool sync : {true, false}) {
+      const auto leaf = x.detach().clone().requires_grad_();
+      const auto weight = (waves({16}) + 1.5).to(at::kCUDA).requires_grad_(),
+                 bias = waves({16}, 1).to(at::kCUDA).requires_grad_();
+      const auto mean = at::zeros({16}, bias.options().requires_grad(false)), var = at::ones_like(mean);
+      const auto y = sync
+                         ? sync_batch_norm(leaf, weight, bias, mean, var, 0.1, 1e-5)
+                         : at::batch_norm(leaf, weight, bias, mean, var, /*training=*/true, 0.1, 1e-5, /*cudnn_enabled=*/false);
+      y.backward(above);
+      results.push_back({y.detach(), leaf.grad(), weight.grad(), bias.grad(), mean, var});
+    }
+    for (size_t i = 0; i < results[0].size(); ++i)
+      expect_close(results[0][i].cpu(), results[1][i].cpu(), tolerance, str("tensor ", i, ", ", at::toString(type)));
+  }
+}
+
 class CudaRun : public ProgramTest {
  protected:
   CudaRun()
@@ -316,6 +342,23 @@ TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
     ASSERT_EQ(outcome.code, 0) << outcome.output;
   }
   expect_equal(tensors("runs/auto/checkpoints/last.safetensors"), tensors("runs/off/checkpoints/last.safetensors"));
+}
+
+// By Gloo, which serves two that share a GPU as NCCL does not: what is added on the host and brought back.
+TEST_F(CudaRun, TwoProcessesTrainAsOneDoes) {
+  REQUIRE_GPU();
+  const std::string train = program() +
+                            " train tiny.yaml run.device=cuda distributed.backend=gloo model.norm=group model.dropout=0 "
+                            "'semi.threshold={kind: class_adaptive, value: 0.9}' run.dir=";
+  ASSERT_EQ(shell(train + "one").code, 0);
+  const std::string pair = "export WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29618; (RANK=1 " + train +
+                           "two & RANK=0 " + train + "two; code=$?; wait $!; echo codes $code $?)";
+  const Outcome both = shell(pair);
+  EXPECT_NE(both.output.find("codes 0 0"), std::string::npos) << both.output;
+  const auto one = metrics("one"), two = metrics("two");
+  ASSERT_EQ(one.size(), two.size());
+  for (size_t e = 0; e < one.size(); ++e)
+    EXPECT_NEAR(one[e]["train"]["loss"].get<double>(), two[e]["train"]["loss"].get<double>(), 1e-3);
 }
 
 // Stopped within an epoch and gone on with, in every precision.
