@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 
+#include "memory.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -70,6 +71,7 @@ auto or_peer_error(const Work& work) {
   try {
     return work();
   } catch (const std::exception& e) {
+    if (is_out_of_memory(e)) throw;
     throw Error(ErrorKind::kPeer,
                 "a process that trains with this one has ended or cannot be reached (" + reason(e.what()) + ")",
                 where_of_this_process(), "its own message says why; afterwards go on with `semiseg train --resume RUN`");

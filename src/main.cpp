@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     const semiseg::Failure failure = semiseg::describe_failure(e);
     std::fflush(stdout);
-    if (!semiseg::told_by_launcher(failure.exit_code)) std::fprintf(stderr, "semiseg: error: %s\n", failure.message.c_str());
+    std::fprintf(stderr, "%s%s\n", semiseg::error_prefix(failure.exit_code), failure.message.c_str());
     return failure.exit_code;
   }
 }

@@ -362,6 +362,7 @@ StepReport step_report(const TrainState& state, int64_t epoch, double images_per
 std::string numbered_name(int64_t step) { return format("step_%08lld", static_cast<long long>(step)); }
 
 void remove_old_checkpoints(const std::string& run_dir, int64_t keep) {
+  if (!is_writer()) return;
   std::vector<std::string> numbered;
   for (const auto& entry : fs::directory_iterator(run_dir + "/checkpoints"))
     if (entry.path().filename().string().rfind("step_", 0) == 0) numbered.push_back(entry.path().string());

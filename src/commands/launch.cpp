@@ -36,6 +36,7 @@ namespace semiseg {
 namespace {
 
 constexpr const char* kLaunched = "SEMISEG_LAUNCHER";  // of a started process: the starter's number
+constexpr const char *kError = "semiseg: error: ", *kOfPeer = "semiseg: peer: ";
 constexpr int64_t kMostProcesses = 1024;
 
 // All that the signal handler touches.
@@ -95,11 +96,13 @@ std::vector<std::string> environment_with(const std::vector<std::string>& more) 
   return all;
 }
 
-// What the processes write to stderr, each line once: an error that all of them meet is one error.
+// What the processes write to stderr, each line once: an error that all of them meet is one error. What they tell of each
+// other's failure is kept back until nothing else tells it.
 class ErrorLines {
  public:
   ~ErrorLines() {
     for (std::thread& reader : readers_) reader.join();
+    if (!told_) std::fputs(of_peer_.c_str(), stderr);
   }
 
   // Takes the reading end of a pipe.
@@ -110,16 +113,31 @@ class ErrorLines {
       size_t size = 0;
       while (::getline(&line, &size, file) >= 0) {
         const std::lock_guard lock(mutex_);
-        if (shown_.insert(line).second) std::fputs(line, stderr);
+        const std::string text = line;
+        if (text.starts_with(kOfPeer)) {
+          if (of_peer_.empty()) of_peer_ = kError + text.substr(std::strlen(kOfPeer));
+          continue;
+        }
+        told_ = told_ || text.starts_with(kError);
+        if (shown_.insert(text).second) std::fputs(line, stderr);
       }
       std::free(line);
       std::fclose(file);
     });
   }
 
+  // The starter tells an error itself.
+  void tell(const std::string& error) {
+    const std::lock_guard lock(mutex_);
+    told_ = true;
+    std::fprintf(stderr, "%s%s\n", kError, error.c_str());
+  }
+
  private:
   std::mutex mutex_;
   std::set<std::string> shown_;
+  std::string of_peer_;
+  bool told_ = false;
   std::vector<std::thread> readers_;
 };
 
@@ -173,6 +191,7 @@ int launch(const Arguments& arguments) {
   action.sa_handler = pass_on;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, there would be nothing to wait for
 
   const int port = free_port();
   std::vector<std::string> threads;  // of each process, where nobody has set them: the processors are shared
@@ -186,7 +205,7 @@ int launch(const Arguments& arguments) {
       more.insert(more.end(), threads.begin(), threads.end());
       g_running[static_cast<size_t>(rank)] = start(words, environment_with(more), errors);
     }
-  } catch (const Error&) {
+  } catch (...) {
     pass_on(SIGKILL);  // those that wait for the others
     throw;
   }
@@ -202,14 +221,15 @@ int launch(const Arguments& arguments) {
       continue;
     }
     if (id < 0 && errno == EINTR) continue;
+    if (id < 0) break;
     const auto ended = std::find(g_running.begin(), g_running.end(), id);
     if (ended == g_running.end()) continue;
     *ended = 0;
     --left;
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : static_cast<int>(ErrorKind::kPeer);
     if (!WIFEXITED(status) && !deadline)
-      std::fprintf(stderr, "semiseg: error: process %d of %d %s; go on with `semiseg train --resume RUN`\n",
-                   static_cast<int>(ended - g_running.begin()), static_cast<int>(count), what_killed(status).c_str());
+      errors.tell(str("process ", ended - g_running.begin(), " of ", count, " ", what_killed(status),
+                      "; go on with `semiseg train --resume RUN`"));
     // The first failure of its own is what ended the others.
     if (result == 0 || result == static_cast<int>(ErrorKind::kPeer)) result = code != 0 ? code : result;
     constexpr auto kGrace = std::chrono::seconds(30);  // for the writer to save what was reached
@@ -222,12 +242,13 @@ int launch(const Arguments& arguments) {
 void end_with_launcher() {
   const char* launcher = std::getenv(kLaunched);
   if (launcher == nullptr) return;
+  ::signal(SIGPIPE, SIG_IGN);  // stderr leads to the starter
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (std::to_string(::getppid()) != launcher) ::raise(SIGTERM);  // it has ended already
 }
 
-bool told_by_launcher(int exit_code) {
-  return exit_code == static_cast<int>(ErrorKind::kPeer) && std::getenv(kLaunched) != nullptr;
+const char* error_prefix(int exit_code) {
+  return exit_code == static_cast<int>(ErrorKind::kPeer) && std::getenv(kLaunched) != nullptr ? kOfPeer : kError;
 }
 
 }  // namespace semiseg

@@ -13,7 +13,8 @@ int launch(const Arguments& arguments);
 // A process that launch() has started is asked to stop (SIGTERM) when the starter is no more.
 void end_with_launcher();
 
-// Whether this process was started by launch(), and a failure of this kind is that of another of them, which speaks for itself.
-bool told_by_launcher(int exit_code);
+// What stands before an error's line: "semiseg: error: ", or for the starter's ears where this process was started by launch()
+// and another one's failure is told, which speaks for itself.
+const char* error_prefix(int exit_code);
 
 }  // namespace semiseg

@@ -78,8 +78,8 @@ int run(const Arguments& arguments) {
     } else {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
-      require_one_process(config, arguments);
     }
+    require_one_process(config, arguments);
   } else {
     config = load_config(arguments.positional[0], arguments.overrides);
     require_one_process(config, arguments);

@@ -47,7 +47,7 @@ for split in $splits; do
       case $method in
         supervised) more=(optim.batch_labeled=2 eval.every=1000) ;;
         supervised4) config=supervised more=(eval.every=1000) ;;
-        self_training) length=$((steps / 3)) ;;  # of each of its three trainings
+        self_training) length=$((steps / 3)) more=(eval.every=1000) ;;  # of each of its three trainings
       esac
       camvid "$out/$split/$method-$seed" "$config" model.weights="$out/$split/start-$seed/checkpoints/last.safetensors" \
         optim.steps="$length" "${more[@]}"
