@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "commands/command.h"
+#include "parse_number.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -42,14 +43,11 @@ std::string join(const Names& parts, const std::string& between = ", ") {
 
 // --- numbers and text as YAML ---
 
-// The whole of `text` as a number; nothing when it is none or does not fit. `nan` and `inf` are read as such.
+// parse_number, with the plus sign that YAML allows.
 template <class T>
-std::optional<T> parse_number(std::string_view text) {
+std::optional<T> parse_yaml_number(std::string_view text) {
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
+  return parse_number<T>(text);
 }
 
 // The shortest decimal that reads back equal. An exponent comes with a decimal point, as YAML 1.1 readers want it.
@@ -113,7 +111,7 @@ std::string shown(const YAML::Node& value) {
   if (value.IsScalar()) {
     constexpr size_t kLongest = 60;
     const std::string text = value.Scalar();
-    const bool number = value.Tag() != "!" && parse_number<double>(text);
+    const bool number = value.Tag() != "!" && parse_yaml_number<double>(text);
     if (number) return text;
     return quoted(text.size() > kLongest ? text.substr(0, kLongest) + "..." : text);
   }
@@ -191,7 +189,7 @@ struct Whole {
   T high = std::numeric_limits<T>::max();
 
   std::optional<T> parse(const YAML::Node& value) const {
-    const auto number = is_plain(value) ? parse_number<T>(value.Scalar()) : std::nullopt;
+    const auto number = is_plain(value) ? parse_yaml_number<T>(value.Scalar()) : std::nullopt;
     return number && *number >= low && *number <= high ? number : std::nullopt;
   }
   std::string describe() const {
@@ -213,7 +211,7 @@ struct Real {
   bool high_included = true;
 
   std::optional<double> parse(const YAML::Node& value) const {
-    const auto number = is_plain(value) ? parse_number<double>(value.Scalar()) : std::nullopt;
+    const auto number = is_plain(value) ? parse_yaml_number<double>(value.Scalar()) : std::nullopt;
     if (!number || !std::isfinite(*number)) return std::nullopt;
     const bool inside = (low_included ? *number >= low : *number > low) && (high_included ? *number <= high : *number < high);
     return inside ? number : std::nullopt;
@@ -937,8 +935,8 @@ void settle_length(Config& config) {
 std::optional<std::pair<int64_t, int64_t>> parse_fraction(const std::string& text) {
   const auto slash = text.find('/');
   if (slash == std::string::npos) return std::nullopt;
-  const auto numerator = parse_number<int64_t>(std::string_view(text).substr(0, slash));
-  const auto denominator = parse_number<int64_t>(std::string_view(text).substr(slash + 1));
+  const auto numerator = parse_yaml_number<int64_t>(std::string_view(text).substr(0, slash));
+  const auto denominator = parse_yaml_number<int64_t>(std::string_view(text).substr(slash + 1));
   if (!numerator || !denominator) return std::nullopt;
   return std::pair{*numerator, *denominator};
 }
@@ -1071,7 +1069,7 @@ class Paths {
         contradict(config_, key, key + ": \"" + list + "\" is a folder, not a list file: " + folder,
                    "`semiseg init --help` says how to make lists from folders");
     const fs::path path = without_home(list);
-    std::string hint = key == "data.labeled" && parse_number<double>(list) ? "a fraction is written 1/8"
+    std::string hint = key == "data.labeled" && parse_yaml_number<double>(list) ? "a fraction is written 1/8"
                        : path.is_relative() && !config_.data.root.empty() && !fs::is_directory(config_.data.root)
                            ? "data.root (" + config_.data.root + ") is no folder"
                        : tried.size() == 1 && path.is_relative() ? "name the list file, or set data.root"

@@ -10,7 +10,6 @@
 #endif
 #endif
 
-#include <charconv>
 #include <chrono>
 #include <cstdlib>
 #include <exception>
@@ -18,6 +17,7 @@
 #include <optional>
 
 #include "memory.h"
+#include "parse_number.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -39,15 +39,14 @@ std::optional<std::string> environment(const char* name) {
 int64_t environment_number(const char* name, int64_t low, int64_t high, std::optional<int64_t> otherwise = std::nullopt) {
   const auto text = environment(name);
   if (!text && otherwise) return *otherwise;
-  int64_t number = 0;
-  const char* end = text ? text->data() + text->size() : nullptr;
-  if (!text || std::from_chars(text->data(), end, number).ptr != end || number < low || number > high)
+  const auto number = text ? parse_number<int64_t>(*text) : std::nullopt;
+  if (!number || *number < low || *number > high)
     throw Error(
         ErrorKind::kConfig,
         text ? str("\"", *text, "\" is no whole number from ", low, " to ", high) : std::string("is not set"),
         str("environment variable ", name),
         "torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; so does `semiseg train --processes N`");
-  return number;
+  return *number;
 }
 
 #ifdef SEMISEG_PROCESS_GROUPS

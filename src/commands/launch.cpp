@@ -12,7 +12,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -25,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "parse_number.h"
 #include "semiseg/config.h"
 #include "semiseg/device.h"
 #include "semiseg/error.h"
@@ -56,12 +56,11 @@ int64_t count_of(const std::string& text) {
       throw Error(ErrorKind::kConfig, "there is no GPU here to count", "--processes auto", "give a number: --processes 2");
     return gpus;
   }
-  int64_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc() || end != text.data() + text.size() || count < 1 || count > kMostProcesses)
+  const auto count = parse_number<int64_t>(text);
+  if (!count || *count < 1 || *count > kMostProcesses)
     throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number of processes", "--processes",
                 str("give a number from 1 to ", kMostProcesses, ", or auto"));
-  return count;
+  return *count;
 }
 
 // A TCP port of this machine that nobody uses now.

@@ -1,6 +1,5 @@
 // synth: a synthetic street data set in the Cityscapes layout.
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <limits>
@@ -10,6 +9,7 @@
 #include "commands/command.h"
 #include "datasets/parallel.h"
 #include "datasets/synthetic.h"
+#include "parse_number.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -29,11 +29,9 @@ constexpr const char* kSplitFolders[] = {"train", "val"};
 }
 
 int64_t whole_number(std::string_view text, const std::string& flag, int64_t low, int64_t high) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high)
-    usage(str("\"", text, "\" is no whole number in ", low, "..", high), flag);
-  return value;
+  const auto value = parse_number<int64_t>(text);
+  if (!value || *value < low || *value > high) usage(str("\"", text, "\" is no whole number in ", low, "..", high), flag);
+  return *value;
 }
 
 struct Settings {

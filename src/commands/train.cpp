@@ -1,11 +1,10 @@
 #include "semiseg/train.h"
 
-#include <charconv>
-
 #include "batch_size.h"
 #include "commands/command.h"
 #include "commands/failure.h"
 #include "commands/launch.h"
+#include "parse_number.h"
 #include "preflight.h"
 #include "self_training.h"
 #include "semiseg/device.h"
@@ -30,11 +29,9 @@ Config resumed_config(const Config& stored, const std::string& where, const std:
 }
 
 int64_t epochs_of(const std::string& text) {
-  int64_t epochs = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), epochs);
-  if (error != std::errc() || end != text.data() + text.size() || epochs < 1)
-    throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number of epochs", "--extend");
-  return epochs;
+  const auto epochs = parse_number<int64_t>(text);
+  if (!epochs || *epochs < 1) throw Error(ErrorKind::kConfig, "\"" + text + "\" is no number of epochs", "--extend");
+  return *epochs;
 }
 
 // What the processes of one training cannot do together.

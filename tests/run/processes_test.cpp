@@ -208,6 +208,7 @@ TEST_F(Processes, WhatCannotBeSharedIsOneLine) {
       {"WORLD_SIZE=2", "RANK: is not set"},
       {"WORLD_SIZE=2 RANK=2", "\"2\" is no whole number from 0 to 1"},
       {"WORLD_SIZE=x", "\"x\" is no whole number"},
+      {"WORLD_SIZE=2 RANK=99999999999999999999", "is no whole number from 0 to 1"},
       {"WORLD_SIZE=2 RANK=0", "MASTER_PORT: is not set"},
   };
   for (const auto& [environment, says] : environments) {
