@@ -1214,6 +1214,12 @@ std::string config_schema() {
   return schema.dump(2) + "\n";
 }
 
+std::vector<std::string> setting_keys() {
+  Names keys;
+  for (const auto& entry : settings()) keys.push_back(entry.key);
+  return keys;
+}
+
 std::vector<std::string> differing_keys(const Config& a, const Config& b) {
   Names keys;
   for (const auto& entry : settings())

@@ -9,8 +9,10 @@
 #include <ATen/cuda/CUDAContext.h>
 #endif
 
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <thread>
 
 #include "semiseg/distributed.h"
 #include "semiseg/error.h"
@@ -44,7 +46,8 @@ torch::Device resolve_device(const std::string& name) {
     if (local_rank() >= count)
       throw Error(ErrorKind::kConfig,
                   str("there are ", count, " GPUs here, and process ", local_rank(), " (from 0) needs its own"),
-                  "run.device: " + name, "start as many processes as there are GPUs, or set run.device=cpu");
+                  "run.device: " + name,
+                  "start as many processes as there are GPUs; where each sees its own alone, start it with LOCAL_RANK=0");
     return {torch::kCUDA, static_cast<c10::DeviceIndex>(local_rank())};
   }
   if (device.has_index() && device.index() >= count)
@@ -104,6 +107,17 @@ void move_module(torch::nn::Module& module, torch::Device device) {
   };
   for (const auto& parameter : module.parameters()) move(parameter);
   for (const auto& buffer : module.buffers()) move(buffer);
+}
+
+bool finishes_within(double seconds, torch::Device device) {
+  if (!device.is_cuda()) return true;
+  const auto stream = at::accelerator::getCurrentStream(device.index());
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (!stream.query()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return true;
 }
 
 void wait_for(torch::Device device) {

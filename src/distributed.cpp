@@ -15,10 +15,12 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "memory.h"
 #include "parse_number.h"
 #include "semiseg/error.h"
+#include "semiseg/random.h"
 
 namespace semiseg {
 namespace {
@@ -99,6 +101,24 @@ void all_reduce(std::vector<Tensor>& tensors, c10d::ReduceOp::RedOpType operatio
   });
 }
 
+// Until every process has been here; false where `stop` said so before. One that ended before it came would be waited for
+// by Gloo as long as by one that computes.
+bool wait_until_all_came(c10d::Store& store, const std::function<bool()>& stop, int64_t patience_s) {
+  const auto key = [](int64_t rank) { return str("came/", rank); };
+  or_peer_error([&] { store.set(key(ranks.rank), std::vector<uint8_t>{1}); });
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience_s);
+  for (int64_t rank = 0; rank < ranks.count; ++rank) {
+    while (!or_peer_error([&] { return store.check({key(rank)}); })) {
+      if (stop()) return false;
+      if (std::chrono::steady_clock::now() > deadline)
+        throw Error(ErrorKind::kPeer, str("process ", rank, " did not come within ", patience_s, " s"), where_of_this_process(),
+                    "its own message says why; start all of them again");
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+  return true;
+}
+
 #endif
 
 }  // namespace
@@ -134,9 +154,9 @@ ProcessGroup::~ProcessGroup() {
   ranks = {};
 }
 
-void ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unused]] torch::Device device,
-                        [[maybe_unused]] int64_t patience_s) {
-  if (ranks.count == 1) return;
+bool ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unused]] torch::Device device,
+                        [[maybe_unused]] const std::function<bool()>& stop, [[maybe_unused]] int64_t patience_s) {
+  if (ranks.count == 1) return true;
 #ifdef SEMISEG_PROCESS_GROUPS
   if (backend == "nccl" && !device.is_cuda())
     throw Error(ErrorKind::kConfig, "NCCL works between GPUs, and this process computes on the CPU",
@@ -155,8 +175,13 @@ void ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unu
   options.waitWorkers = false;
   or_peer_error([&] {
     met = std::make_unique<Met>();
-    met->store = c10::make_intrusive<c10d::PrefixStore>(
-        "semiseg", c10::make_intrusive<c10d::TCPStore>(master.value_or("127.0.0.1"), options));
+    // The agent's store outlives a start that failed.
+    met->store =
+        c10::make_intrusive<c10d::PrefixStore>("semiseg/" + environment("TORCHELASTIC_RESTART_COUNT").value_or("0"),
+                                               c10::make_intrusive<c10d::TCPStore>(master.value_or("127.0.0.1"), options));
+  });
+  if (!wait_until_all_came(*met->store, stop, patience_s)) return false;
+  or_peer_error([&] {
     const auto rank = static_cast<int>(ranks.rank), count = static_cast<int>(ranks.count);
     // As long as the others may wait for one that reads all labels, or writes a report.
     const auto gloo = c10d::ProcessGroupGloo::Options::create(std::chrono::hours(2));
@@ -172,6 +197,7 @@ void ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unu
   });
   wait_for_processes();
 #endif
+  return true;
 }
 
 void add_over_processes([[maybe_unused]] std::vector<Tensor> tensors) {
@@ -208,6 +234,23 @@ int64_t largest_over_processes(int64_t value) {
   }
 #endif
   return value;
+}
+
+std::vector<size_t> differing_over_processes([[maybe_unused]] const std::vector<std::string>& texts) {
+  std::vector<size_t> differing;
+#ifdef SEMISEG_PROCESS_GROUPS
+  if (ranks.count == 1 || texts.empty()) return differing;
+  // The largest of h and of ~h over the processes are each other's complements where all h are one.
+  std::vector<int64_t> hashes;
+  for (const std::string& text : texts) hashes.push_back(static_cast<int64_t>(hash_name(text)));
+  const auto hash_N = at::tensor(hashes, at::kLong);
+  std::vector<Tensor> largest_2N{at::stack({hash_N, hash_N.bitwise_not()})};
+  all_reduce(largest_2N, c10d::ReduceOp::MAX);
+  const auto differs_N = largest_2N[0][0].ne(largest_2N[0][1].bitwise_not());
+  for (size_t i = 0; i < texts.size(); ++i)
+    if (differs_N[static_cast<int64_t>(i)].item<bool>()) differing.push_back(i);
+#endif
+  return differing;
 }
 
 void wait_for_processes() { largest_over_processes(0); }

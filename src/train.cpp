@@ -188,7 +188,9 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   } catch (const Error& e) {
     // Unreadable data, a full disk or a lost peer after hours of training: keep what was reached, where that is still possible.
     const bool outside = e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kDisk || e.kind() == ErrorKind::kPeer;
-    if (outside && between_steps && state.step > first_step) try_to([&] { settle(), save("last"); });
+    constexpr double kPatience = 10;  // seconds for what is queued, which may wait for the lost peer for ever
+    if (outside && between_steps && state.step > first_step && finishes_within(kPatience, device))
+      try_to([&] { settle(), save("last"); });
     throw;
   }
   return {state, 0, state.step < total_steps};

@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Names and sizes of all lists: what a resumed run must find again.
+// Names and sizes of all lists: what a resumed run must find again, and every process of a training.
 std::string fingerprint(const Dataset& data) {
   std::string names;
   for (const Split split : {Split::kLabeled, Split::kUnlabeled, Split::kVal})
@@ -32,6 +32,9 @@ std::string fingerprint(const Dataset& data) {
   std::snprintf(text, sizeof(text), "%lld+%lld+%lld-%016llx", static_cast<long long>(data.size(Split::kLabeled)),
                 static_cast<long long>(data.size(Split::kUnlabeled)), static_cast<long long>(data.size(Split::kVal)),
                 static_cast<unsigned long long>(hash_name(names)));
+  if (!differing_over_processes({text}).empty())
+    throw Error(ErrorKind::kData, str("the lists are not the same in all processes (here ", text, ")"), "data",
+                "give every machine the same lists");
   return text;
 }
 
@@ -187,18 +190,9 @@ void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
 
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
                              std::optional<ClassCounts> counts) {
-  const int64_t processes = process_count();
-  const auto require_share = [&](int64_t images, const char* key) {
-    if (images % processes != 0)
-      throw Error(ErrorKind::kConfig, str(images, " images cannot be shared equally by ", processes, " processes"), key,
-                  str("batch sizes are those of all processes together: set a multiple of ", processes));
-  };
-  require_share(config.optim.batch_labeled, "optim.batch_labeled");
-  if (needs.unlabeled) require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
-
   LoaderOptions options;
   options.part = process_rank();
-  options.parts = processes;
+  options.parts = process_count();
   options.seed = config.seed;
   options.batch_labeled = config.optim.batch_labeled;
   options.batch_unlabeled = config.optim.batch_unlabeled;
@@ -267,8 +261,11 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
     else
       found->second += value;
   };
-  add("loss", mean_over_processes(out.loss.to(at::kDouble)));
-  for (const auto& [name, value] : out.scalars) add(name, mean_over_processes(value.to(at::kDouble)));
+  std::vector<std::string> names{"loss"};
+  std::vector<Tensor> values{out.loss.to(at::kDouble)};
+  for (const auto& [name, value] : out.scalars) names.push_back(name), values.push_back(value.to(at::kDouble));
+  if (process_count() > 1) values = mean_over_processes(at::stack(values)).unbind();
+  for (size_t i = 0; i < names.size(); ++i) add(names[i], values[i]);
   if (out.pseudo_2K.defined()) add("pseudo", sum_over_processes(out.pseudo_2K));
   if (out.truth_3K.defined()) add("truth", sum_over_processes(out.truth_3K));
   add("count", at::ones({}, out.loss.options().dtype(at::kDouble)));

@@ -191,6 +191,8 @@ std::string to_yaml_with_origins(const Config& config);
 // JSON schema (draft 2020-12) of a config file, with the registered names as enumerations.
 std::string config_schema();
 
+// All dotted keys, in file order.
+std::vector<std::string> setting_keys();
 // Dotted keys in which two configs differ, in file order.
 std::vector<std::string> differing_keys(const Config& a, const Config& b);
 // One value as YAML prints it. Throws std::out_of_range for an unknown key.

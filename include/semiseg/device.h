@@ -46,6 +46,9 @@ void move_module(torch::nn::Module& module, torch::Device device);
 
 // Ends when all that was queued on the device is done.
 void wait_for(torch::Device device);
+// The same, with an end to its patience: false where something is still under way, such as an exchange with a process that is
+// no more.
+bool finishes_within(double seconds, torch::Device device);
 
 // Most memory held so far, in MiB: of the process on the CPU, of the allocator on CUDA.
 double peak_memory_mb(torch::Device device);

@@ -32,9 +32,10 @@ class ProcessGroup {
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
-  // Meets the others. `backend` is distributed.backend: gloo (CPU), nccl (CUDA) or auto. Throws Error(kConfig) for a backend
-  // that the build or the device has not, Error(kPeer) when they do not come within `patience_s` seconds.
-  void meet(const std::string& backend, torch::Device device, int64_t patience_s = 600);
+  // Meets the others. `backend` is distributed.backend: gloo (CPU), nccl (CUDA) or auto. False where `stop` said so while it
+  // waited. Throws Error(kConfig) for a backend that the build or the device has not, Error(kPeer) when they do not come within
+  // `patience_s` seconds.
+  bool meet(const std::string& backend, torch::Device device, const std::function<bool()>& stop, int64_t patience_s = 600);
 };
 
 // All of these must be called by all processes, in the same order, with tensors alike. They throw Error(kPeer) when another
@@ -48,6 +49,8 @@ void average_over_processes(std::vector<Tensor> tensors);
 Tensor sum_over_processes(const Tensor& tensor);
 Tensor mean_over_processes(const Tensor& tensor);  // REQUIRES: floating point
 int64_t largest_over_processes(int64_t value);
+// Which of `texts` are not the same in all processes. All give as many.
+std::vector<size_t> differing_over_processes(const std::vector<std::string>& texts);
 void wait_for_processes();
 // Runs `work` in the first process of each machine, then in all others: they find what it has put into caches.
 void first_then_others(const std::function<void()>& work);

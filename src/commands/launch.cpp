@@ -41,12 +41,18 @@ constexpr int64_t kMostProcesses = 1024;
 
 // All that the signal handler touches.
 std::array<std::atomic<pid_t>, kMostProcesses> g_running;
+std::atomic<int> g_passed_on{0};
 
 void pass_on(int number) {
   const int was = errno;
   for (const auto& process : g_running)
     if (const pid_t id = process.load(); id > 0) ::kill(id, number);
   errno = was;
+}
+
+void on_signal(int number) {
+  g_passed_on = number;
+  pass_on(number);
 }
 
 int64_t count_of(const std::string& text) {
@@ -187,7 +193,7 @@ int launch(const Arguments& arguments) {
     load_config(arguments.positional[0], arguments.overrides);  // its errors before anything is started
 
   struct sigaction action {};
-  action.sa_handler = pass_on;
+  action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
   ::signal(SIGCHLD, SIG_DFL);  // ignored, there would be nothing to wait for
@@ -225,14 +231,18 @@ int launch(const Arguments& arguments) {
     if (ended == g_running.end()) continue;
     *ended = 0;
     --left;
-    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : static_cast<int>(ErrorKind::kPeer);
-    if (!WIFEXITED(status) && !deadline)
+    // Before it could handle signals, one that it was sent has ended it.
+    const bool stopped = WIFSIGNALED(status) && WTERMSIG(status) == g_passed_on;
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status)
+                     : stopped         ? exit_code_of(WTERMSIG(status))
+                                       : static_cast<int>(ErrorKind::kPeer);
+    if (!WIFEXITED(status) && !stopped && !deadline)
       errors.tell(str("process ", ended - g_running.begin(), " of ", count, " ", what_killed(status),
                       "; go on with `semiseg train --resume RUN`"));
     // The first failure of its own is what ended the others.
     if (result == 0 || result == static_cast<int>(ErrorKind::kPeer)) result = code != 0 ? code : result;
     constexpr auto kGrace = std::chrono::seconds(30);  // for the writer to save what was reached
-    if (code != 0 && code != exit_code_of(SIGINT) && code != exit_code_of(SIGTERM) && !deadline)
+    if (code != 0 && (stopped || (code != exit_code_of(SIGINT) && code != exit_code_of(SIGTERM))) && !deadline)
       deadline = std::chrono::steady_clock::now() + kGrace;
   }
   return result;

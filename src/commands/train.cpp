@@ -43,6 +43,31 @@ void require_one_process(const Config& config, const Arguments& arguments) {
   if (config.optim.batch == "auto" || arguments.has("dry-run"))
     throw Error(ErrorKind::kConfig, "--dry-run and optim.batch: auto measure one process", "",
                 "try it in one process with its share of the batch, then give optim.batch_labeled and optim.batch_unlabeled");
+  const auto require_share = [](int64_t images, const char* key) {
+    if (images % process_count() != 0)
+      throw Error(ErrorKind::kConfig, str(images, " images cannot be shared equally by ", process_count(), " processes"), key,
+                  str("batch sizes are those of all processes together: set a multiple of ", process_count()));
+  };
+  require_share(config.optim.batch_labeled, "optim.batch_labeled");
+  if (config.semi.method != "supervised") require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
+}
+
+// Processes that were started differently would add up what does not belong together, or wait for each other for ever.
+void require_same_in_all_processes(const Config& config, int64_t step, int64_t extend) {
+  std::vector<std::string> names{"--extend", "the newest checkpoint"}, values{str(extend), str("step ", step)};
+  for (const std::string& key : setting_keys()) {
+    // Where the data lies may be a machine's own; what lies there is compared when it is read.
+    const bool own = may_change_on_resume(key) && key != "distributed.backend";
+    const bool place = key == "data.root" || key == "data.labeled" || key == "data.unlabeled" || key == "data.val";
+    if (own || place) continue;
+    names.push_back(key);
+    values.push_back(value_text(config, key));
+  }
+  std::string differing;
+  for (const size_t i : differing_over_processes(values)) differing += (differing.empty() ? "" : ", ") + names[i];
+  if (!differing.empty())
+    throw Error(ErrorKind::kConfig, "not the same in all processes that train together", differing,
+                "start all of them with the same config file and words");
 }
 
 int run(const Arguments& arguments) {
@@ -89,7 +114,9 @@ int run(const Arguments& arguments) {
   }
 
   // All have read the checkpoint, and found the run folder as it is, before the writer changes either.
-  processes.meet(config.distributed.backend, resolve_device(config.run.device));
+  const auto stop = [] { return stop_signal() != 0; };
+  if (!processes.meet(config.distributed.backend, resolve_device(config.run.device), stop)) return exit_code_of(stop_signal());
+  require_same_in_all_processes(config, from ? from->state.step : 0, extend);
   limit_time(config.run.max_hours);
   Reporters report;
   if (is_writer()) {
@@ -156,8 +183,8 @@ const bool kRegistered = add_command({
 
 Ctrl-C (SIGINT), SIGTERM or SIGUSR1 finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at
 once. run.max_hours does the same and exits with 0. eval.patience ends training that gets no better.
-On --resume, run.device, run.max_hours, data.workers, data.cache, eval.patience and report.* may change; results do not depend on
-the number of workers.
+On --resume, run.device, run.cuda_graph, run.max_hours, data.workers, data.cache, eval.patience, distributed.backend and report.* may
+change; results do not depend on the number of workers.
 
 --processes N trains in N processes, one a GPU (or a share of the CPU); batch sizes are those of all together. Over several machines
 start the program once a GPU, as torchrun does: torchrun --no-python ... semiseg train my.yaml

@@ -63,8 +63,8 @@ report: {every_steps: 1, html: false, tensorboard: false}
 };
 
 // Sums are added in another order, so losses differ by rounding alone; a gradient by more where a value at 0 falls to a ReLU's
-// other side. Thresholds that follow the predictions, shares of classes and means over accepted pixels are those of the whole
-// batch.
+// other side. The rate is so low that such differences do not grow from update to update: momenta are what is compared.
+// Thresholds that follow the predictions, shares of classes and means over accepted pixels are those of the whole batch.
 TEST_F(Processes, TwoProcessesTrainAsOneDoesWithTheSameBatch) {
   const char* const kSettings[] = {
       "semi.method=supervised loss.kind=focal",
@@ -75,7 +75,8 @@ TEST_F(Processes, TwoProcessesTrainAsOneDoesWithTheSameBatch) {
       "semi.method=mean_teacher optim.clip_grad_norm=1",
   };
   int number = 0;
-  for (const std::string settings : kSettings) {
+  for (std::string settings : kSettings) {
+    settings += " optim.lr=0.00001";
     const std::string one = str("one", number), two = str("two", number);
     ++number;
     const Outcome alone = semiseg("train tiny.yaml run.dir=" + one + " " + settings);
@@ -97,7 +98,7 @@ TEST_F(Processes, TwoProcessesTrainAsOneDoesWithTheSameBatch) {
       // All images are scored once: the labels' shares are those of the whole list.
       EXPECT_EQ(a[epoch]["val"]["label_share"], b[epoch]["val"]["label_share"]);
     }
-    expect_near(tensors(one + "/checkpoints/last.safetensors"), tensors(two + "/checkpoints/last.safetensors"), "", 2e-2);
+    expect_near(tensors(one + "/checkpoints/last.safetensors"), tensors(two + "/checkpoints/last.safetensors"), "", 5e-3);
   }
 }
 
@@ -149,6 +150,44 @@ TEST_F(Processes, TheEnvironmentOfTorchrunIsEnough) {
   EXPECT_NE(both.output.find("codes 0 0"), std::string::npos) << both.output;
   EXPECT_EQ(metrics("run").size(), 2u);
   EXPECT_EQ(nlohmann::json::parse(read_file(dir_ + "/run/environment.json"))["processes"], 2);
+}
+
+TEST_F(Processes, StartedDifferentlyTheyEndWithTheNameOfTheSetting) {
+  const std::string common = "WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29618 ";
+  const std::string train = program() + " train tiny.yaml run.dir=run data.workers=";
+  const Outcome both = shell("(" + common + "RANK=1 " + train + "1 & " + common + "RANK=0 " + train +
+                             "2 optim.lr=0.002 semi.threshold=0.5; code=$?; wait $!; echo codes $code $?)");
+  EXPECT_NE(both.output.find("codes 2 2"), std::string::npos) << both.output;
+  EXPECT_EQ(lines_of(both.output, "semi.threshold, optim.lr: not the same in all processes"), 2) << both.output;
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/run"));
+
+  ASSERT_EQ(semiseg("synth data --train 8 --val 2 --size 32x64 --seed 1").code, 0);
+  std::filesystem::copy(dir_ + "/data", dir_ + "/fewer", std::filesystem::copy_options::recursive);
+  for (const char* part : {"leftImg8bit", "gtFine"}) {
+    std::vector<std::string> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_ + "/fewer/" + part + "/train"))
+      if (entry.path().extension() == ".png") files.push_back(entry.path().string());
+    ASSERT_FALSE(files.empty());
+    std::filesystem::remove(*std::max_element(files.begin(), files.end()));
+  }
+  const std::string cityscapes = train + "1 semi.method=supervised data.format=cityscapes data.root=";
+  const Outcome lists = shell("(" + common + "RANK=1 " + cityscapes + "data & " + common + "RANK=0 " + cityscapes +
+                              "fewer; code=$?; wait $!; echo codes $code $?)");
+  EXPECT_NE(lists.output.find("codes 3 3"), std::string::npos) << lists.output;
+  EXPECT_EQ(lines_of(lists.output, "the lists are not the same in all processes"), 2) << lists.output;
+}
+
+// Before the processes can handle signals, while they wait for each other, and after.
+TEST_F(Processes, ASignalAtAnyTimeEndsAllWithItsCode) {
+  for (const std::string seconds : {"0.05", "0.3", "0.8", "1.5"}) {
+    const Outcome stopped = shell("(" + program() + " train tiny.yaml --processes 2 optim.epochs=200 run.dir=run" + seconds +
+                                  " & sleep " + seconds + "; kill -TERM $!; wait $!; echo code $?)");
+    EXPECT_NE(stopped.output.find("code 143"), std::string::npos) << seconds << "\n" << stopped.output;
+    EXPECT_EQ(lines_of(stopped.output, "semiseg: error: "), 0) << seconds << "\n" << stopped.output;
+  }
+  const Outcome waiting = shell("(WORLD_SIZE=2 RANK=0 MASTER_PORT=29619 " + program() +
+                                " train tiny.yaml run.dir=run & sleep 3; kill -TERM $!; wait $!; echo code $?)");
+  EXPECT_NE(waiting.output.find("code 143"), std::string::npos) << waiting.output;
 }
 
 TEST_F(Processes, ASignalToTheStarterStopsAllAfterACheckpoint) {
