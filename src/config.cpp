@@ -536,6 +536,8 @@ const std::vector<Setting>& settings() {
               "share of feature channels dropped in a stream of its own; 0: no such stream"),
       setting("semi.align_distribution", at(&C::semi, &SemiConfig::align_distribution), Switch{},
               "draw pseudo-labels towards the labelled pixel share"),
+      setting("semi.undo_class_bias", at(&C::semi, &SemiConfig::undo_class_bias), Switch{},
+              "pseudo-labels without what loss.class_weights and loss.logit_adjustment add to rare classes"),
       setting("semi.class_weights", at(&C::semi, &SemiConfig::class_weights), Switch{},
               "the unsupervised loss takes loss.class_weights too"),
       setting("semi.normalize", at(&C::semi, &SemiConfig::normalize), one_of({"valid", "accepted"}),

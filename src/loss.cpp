@@ -88,6 +88,15 @@ SupervisedLoss::SupervisedLoss(const LossConfig& config, const std::vector<doubl
   }
 }
 
+Tensor SupervisedLoss::class_bias_K() const {
+  Tensor bias_K;
+  // A class without labelled pixels has weight 0 and is not learned at all.
+  if (weight_K_.defined()) bias_K = at::where(weight_K_ > 0, weight_K_, 1.0).log();
+  if (!adjustment_K11_.defined()) return bias_K;
+  const auto adjustment_K = adjustment_K11_.flatten();
+  return bias_K.defined() ? bias_K - adjustment_K : adjustment_K.neg();
+}
+
 Tensor SupervisedLoss::operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const {
   // Bilinear weights sum to 1: what is added before upsampling is added after it.
   const auto adjusted_BKhw = adjustment_K11_.defined() ? logits_BKhw.to(at::kFloat) + adjustment_K11_ : logits_BKhw;

@@ -11,8 +11,8 @@ Registry<std::shared_ptr<Method>(const SemiConfig&, const MethodParts&)>& method
 
 const MethodSettings& settings_of_method(const std::string& method) {
   static const std::vector<std::string> kWeight{"semi.weight", "semi.burn_in_epochs", "semi.ramp_up_epochs"};
-  static const std::vector<std::string> kHardLabels{"semi.threshold", "semi.align_distribution", "semi.class_weights",
-                                                    "semi.normalize"};
+  static const std::vector<std::string> kHardLabels{"semi.threshold", "semi.align_distribution", "semi.undo_class_bias",
+                                                    "semi.class_weights", "semi.normalize"};
   static const std::vector<std::string> kTeacher{"semi.teacher", "semi.ema_decay", "semi.history"};
   static const std::vector<std::string> kViews{"semi.mix", "semi.strong_view", "semi.views", "semi.feature_dropout"};
   const auto all = [](std::initializer_list<std::vector<std::string>> groups) {

@@ -38,6 +38,10 @@ Tensor mean_probability(const Tensor& logits_BKhw, const Tensor& valid_BHW) {
   return sum_over_processes(sum_K) / sum_over_processes(valid_B1hw.sum()).clamp_min(1);
 }
 
+Tensor without_class_bias(const Tensor& logits_BKhw, const Tensor& class_bias_K) {
+  return class_bias_K.defined() ? logits_BKhw.to(at::kFloat) - class_bias_K.view({1, -1, 1, 1}) : logits_BKhw;
+}
+
 Threshold::Threshold(const ThresholdConfig& config, int64_t num_classes) : config_(config), num_classes_(num_classes) {
   if (config.kind == "class_adaptive") {
     const double begin = 1.0 / static_cast<double>(num_classes);
@@ -98,22 +102,29 @@ Tensor DistributionAlignment::align(const Tensor& logits_BKhw) const {
   return logits_BKhw.to(at::kFloat) + shift_K.view({1, -1, 1, 1});
 }
 
-Labeler::Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes)
+Labeler::Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes,
+                 const Tensor& class_bias_K)
     : threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes))) {
   if (config.align_distribution)
     alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(label_share_K));
+  if (config.undo_class_bias) class_bias_K_ = class_bias_K;
+}
+
+Tensor Labeler::aligned(const Tensor& unbiased_BKhw) const {
+  return alignment_ ? alignment_->align(unbiased_BKhw) : unbiased_BKhw;
 }
 
 PseudoLabels Labeler::observe(const Tensor& logits_BKhw, const UnlabeledBatch& images) {
-  if (alignment_) alignment_->observe(logits_BKhw, images.valid_BHW);
-  const auto aligned_BKhw = aligned(logits_BKhw);
+  const auto unbiased_BKhw = without_class_bias(logits_BKhw, class_bias_K_);
+  if (alignment_) alignment_->observe(unbiased_BKhw, images.valid_BHW);
+  const auto aligned_BKhw = aligned(unbiased_BKhw);
   const auto labels = make_pseudo_labels(aligned_BKhw, images.valid_BHW, images.truth_BHW);
   threshold_->observe(aligned_BKhw, labels);
   return labels;
 }
 
 PseudoLabels Labeler::label(const Tensor& logits_BKhw, const UnlabeledBatch& images) const {
-  return make_pseudo_labels(aligned(logits_BKhw), images.valid_BHW, images.truth_BHW);
+  return make_pseudo_labels(aligned(without_class_bias(logits_BKhw, class_bias_K_)), images.valid_BHW, images.truth_BHW);
 }
 
 Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W) {

@@ -90,6 +90,7 @@ struct SemiConfig {
   int64_t views = 1;                   // strong views of each unlabelled image
   double feature_dropout = 0.0;  // share of feature channels dropped in a further stream that learns the same labels; 0: none
   bool align_distribution = false;  // pseudo-labels are drawn towards the labelled pixel share
+  bool undo_class_bias = false;     // pseudo-labels of the probabilities without class weights and logit adjustment
   bool class_weights = false;       // the unsupervised loss takes the supervised one's class weights
   std::string normalize = "valid";  // the unsupervised loss is divided by: valid (all but padding) | accepted
   double weight = 1.0;              // of the unsupervised loss

@@ -46,6 +46,11 @@ class SupervisedLoss {
   // Logits at the network's stride, label int64 at full size -> a scalar.
   Tensor operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const;
 
+  // What the class weights w_c and the logit adjustment teach the network to add to the logarithm of a pixel's class
+  // probabilities: the loss is least where softmax(logits + tau ln p) ~ w_c P(c | pixel), so ln w_c - tau ln p_c. float32 [K];
+  // undefined where there is none. Exact for cross-entropy; what OHEM and focal loss shift besides is not in it.
+  Tensor class_bias_K() const;
+
  private:
   LossConfig config_;
   Tensor weight_K_;        // undefined: none

@@ -67,11 +67,19 @@ class DistributionAlignment : public torch::nn::Module {
   Tensor target_K_, model_K_, seen_;
 };
 
-// Labels from a teacher's logits as semi.align_distribution and semi.threshold ask for them; both parts' statistics are its
-// own.
+// Logits of the pixels' own class probabilities, from those of a network that learned with class weights or logit adjustment
+// (SupervisedLoss::class_bias_K(); undefined: the logits themselves). Weights on labels make a network call rare classes where
+// they are not; labels of its making that are weighted again raise them once more, until one of them takes over. Without the
+// bias the labels are the likeliest classes, and weights on them do to unlabelled images what they do to labelled ones. Prior
+// correction as in Saerens, Latinne and Decaestecker, Neural Computation 14 (2002), and Menon et al., arXiv 2007.07314.
+Tensor without_class_bias(const Tensor& logits_BKhw, const Tensor& class_bias_K);
+
+// Labels from a teacher's logits as semi.undo_class_bias, semi.align_distribution and semi.threshold ask for them; both parts'
+// statistics are its own.
 class Labeler : public torch::nn::Module {
  public:
-  Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes);
+  // class_bias_K: SupervisedLoss::class_bias_K(), read where semi.undo_class_bias is set.
+  Labeler(const SemiConfig& config, const std::vector<double>& label_share_K, int64_t num_classes, const Tensor& class_bias_K);
 
   // Labels of whole unlabelled views, which are taken into the statistics. Once a step, before the others.
   PseudoLabels observe(const Tensor& logits_BKhw, const UnlabeledBatch& images);
@@ -81,8 +89,9 @@ class Labeler : public torch::nn::Module {
   Tensor accept(const PseudoLabels& labels) const { return threshold_->accept(labels); }
 
  private:
-  Tensor aligned(const Tensor& logits_BKhw) const { return alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw; }
+  Tensor aligned(const Tensor& unbiased_BKhw) const;
 
+  Tensor class_bias_K_;  // undefined: none is undone
   std::shared_ptr<Threshold> threshold_;
   std::shared_ptr<DistributionAlignment> alignment_;  // empty where labels are not aligned
 };

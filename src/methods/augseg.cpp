@@ -35,6 +35,7 @@ class AugSeg : public Method {
         student_(register_module("student", parts.make_network(0))),
         teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay),
         threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
+    if (config.undo_class_bias) class_bias_K_ = parts.supervised_loss.class_bias_K();
     if (config.align_distribution)
       alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
   }
@@ -54,7 +55,7 @@ class AugSeg : public Method {
     const int64_t H = unlabeled.weak_BCHW.size(2), W = unlabeled.weak_BCHW.size(3);
 
     // Pseudo-labels.
-    auto weak_BKhw = predict_logits(teacher_.network(), unlabeled.weak_BCHW);
+    auto weak_BKhw = without_class_bias(predict_logits(teacher_.network(), unlabeled.weak_BCHW), class_bias_K_);
     if (alignment_) {
       alignment_->observe(weak_BKhw, unlabeled.valid_BHW);
       weak_BKhw = alignment_->align(weak_BKhw);
@@ -80,7 +81,7 @@ class AugSeg : public Method {
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
-    const auto logits_BKhw = predict_logits(teacher_.network(), images.weak_BCHW);
+    const auto logits_BKhw = without_class_bias(predict_logits(teacher_.network(), images.weak_BCHW), class_bias_K_);
     const auto labels =
         make_pseudo_labels(alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw, images.valid_BHW, images.truth_BHW);
     return AcceptedLabels{labels.class_BHW, threshold_->accept(labels)};
@@ -130,6 +131,7 @@ class AugSeg : public Method {
   EmaTeacher teacher_;
   std::shared_ptr<Threshold> threshold_;
   std::shared_ptr<DistributionAlignment> alignment_;
+  Tensor class_bias_K_;
 };
 
 const bool kRegistered = methods().add(

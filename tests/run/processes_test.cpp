@@ -68,7 +68,7 @@ report: {every_steps: 1, html: false, tensorboard: false}
 TEST_F(Processes, TwoProcessesTrainAsOneDoesWithTheSameBatch) {
   const char* const kSettings[] = {
       "semi.method=supervised loss.kind=focal",
-      "semi.method=fixmatch semi.normalize=accepted semi.class_weights=true optim.accumulate=2",
+      "semi.method=fixmatch semi.normalize=accepted semi.class_weights=true semi.undo_class_bias=true optim.accumulate=2",
       "semi.method=fixmatch semi.align_distribution=true 'semi.threshold={kind: class_adaptive, value: 0.9}' semi.teacher=ema",
       "semi.method=pseudo_label 'semi.threshold={kind: quantile, share: 0.5}' optim.kind=adamw",
       "semi.method=cps semi.mix=none",

@@ -201,6 +201,27 @@ TEST(SupervisedLoss, LogitAdjustmentAddsThePriorOfTheLabelledShare) {
               -std::log(0.04 / 0.68), 1e-6);
 }
 
+// Eight of ten pixels are of class 0. With weights 1 and 4 and shares .9 and .1 the loss is least where
+// softmax(z + ln share) ~ (1 x .8, 4 x .2), so z = ln .5 - ln share; its bias is ln weight - ln share.
+TEST(SupervisedLoss, ClassBiasIsWhatItsMinimumAddsToTheClassProbabilities) {
+  LossConfig config;
+  config.logit_adjustment = 1;
+  const SupervisedLoss loss(config, {1, 4}, {0.9, 0.1}, torch::kCPU);
+  auto z_K = at::tensor({std::log(0.5 / 0.9), std::log(0.5 / 0.1)}, at::kFloat).requires_grad_();
+  loss(z_K.view({1, 2, 1, 1}).expand({1, 2, 1, 10}), at::tensor({0, 0, 0, 0, 0, 0, 0, 0, 1, 1}, at::kLong).view({1, 1, 10}))
+      .backward();
+  EXPECT_LT(z_K.grad().abs().max().item<double>(), 1e-6);
+  const auto bias_K = loss.class_bias_K();
+  EXPECT_NEAR(bias_K[0].item<double>(), -std::log(0.9), 1e-6);
+  EXPECT_NEAR(bias_K[1].item<double>(), std::log(4) - std::log(0.1), 1e-6);
+  const auto probability_K = (z_K - bias_K).softmax(0);
+  EXPECT_NEAR(probability_K[0].item<double>(), 0.8, 1e-6);
+
+  // A class that no labelled pixel has is not raised.
+  EXPECT_EQ(SupervisedLoss({}, {2, 0}, {}, torch::kCPU).class_bias_K()[1].item<double>(), 0);
+  EXPECT_FALSE(SupervisedLoss({}, {}, {}, torch::kCPU).class_bias_K().defined());
+}
+
 TEST(SupervisedLoss, LogitAdjustmentIsThatOfTheUpsampledLogits) {
   LossConfig plain, adjusted;
   adjusted.logit_adjustment = 1.5;

@@ -25,7 +25,7 @@ MethodParts make_parts(bool decodes_images_apart = false) {
     }
     return network;
   };
-  return {make_network, SupervisedLoss(LossConfig{}, {}, {}, torch::kCPU), K, {1, 2, 3}, {0.5, 0.3, 0.2}};
+  return {make_network, SupervisedLoss(LossConfig{}, {1, 2, 3}, {}, torch::kCPU), K, {1, 2, 3}, {0.5, 0.3, 0.2}};
 }
 
 // Smooth images, so that nothing depends on a generator.
@@ -95,6 +95,7 @@ std::vector<SemiConfig> variants_of(const std::string& name) {
   for (const char* teacher : {"ema", "history"}) vary("semi.teacher", [&](SemiConfig& c) { c.teacher = teacher; });
   for (const char* mix : {"none", "classmix"}) vary("semi.mix", [&](SemiConfig& c) { c.mix = mix; });
   vary("semi.align_distribution", [](SemiConfig& c) { c.align_distribution = true; });
+  vary("semi.undo_class_bias", [](SemiConfig& c) { c.undo_class_bias = true; });
   vary("semi.class_weights", [](SemiConfig& c) { c.class_weights = true; });
   vary("semi.normalize", [](SemiConfig& c) { c.normalize = "accepted"; });
   vary("semi.views", [](SemiConfig& c) { c.views = 3 - c.views; });
@@ -111,8 +112,8 @@ std::vector<SemiConfig> default_and_variants_of(const std::string& name) {
 
 std::string describe(const SemiConfig& c) {
   return c.method + ", threshold " + c.threshold.kind + ", teacher " + c.teacher + ", mix " + c.mix + ", views " +
-         std::to_string(c.views) + ", align " + std::to_string(c.align_distribution) + ", weights " +
-         std::to_string(c.class_weights) + ", normalize " + c.normalize;
+         std::to_string(c.views) + ", align " + std::to_string(c.align_distribution) + ", undo " +
+         std::to_string(c.undo_class_bias) + ", weights " + std::to_string(c.class_weights) + ", normalize " + c.normalize;
 }
 
 std::shared_ptr<Method> make(const SemiConfig& config, bool decodes_images_apart = false) {

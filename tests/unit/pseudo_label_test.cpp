@@ -109,6 +109,27 @@ TEST(QuantileThreshold, RemembersEarlierBatches) {
   expect_values(threshold.of_class(), {230 / 256.0});
 }
 
+// A network that weights 1 and 4 have taught says (.5, .5) of pixels that are of class 0 in four of five cases.
+TEST(Labeler, LabelsWithoutTheClassBiasAreTheLikeliestClasses) {
+  const auto logits = logits_of({{0.5, 0.5}, {0.3, 0.7}, {0.1, 0.9}});
+  const auto bias_K = at::tensor({1.0f, 4.0f}).log();
+  SemiConfig config;
+  for (const bool undone : {false, true}) {
+    config.undo_class_bias = undone;
+    const Labeler labeler(config, {0.5, 0.5}, 2, bias_K);
+    UnlabeledBatch images;
+    images.valid_BHW = mask({1, 1, 1});
+    const auto labels = labeler.label(logits, images);
+    if (undone) {
+      EXPECT_TRUE(labels.class_BHW.equal(row({0, 0, 1})));
+      // .5 : .5 / 4, .3 : .7 / 4, .1 : .9 / 4, normalised
+      expect_values(labels.confidence_BHW, {0.8, 0.3 / 0.475, 0.225 / 0.325});
+    } else {
+      expect_values(labels.confidence_BHW, {0.5, 0.7, 0.9});
+    }
+  }
+}
+
 TEST(DistributionAlignment, DrawsPredictionsTowardsTheTarget) {
   DistributionAlignment alignment({0.25, 0.75});
   const auto aligned = [&](const std::vector<float>& probability_K) {
