@@ -349,8 +349,16 @@ std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, c
   if (taking.empty()) return std::nullopt;
   std::string text = list_of(parts);
   if (!starving.empty()) text += "; it takes the pixels of " + list_of(names_of(context, starving));
-  return Alarm{"class_takes_over", text + advice(settings_against_starving(history, starving, context)),
-               names_of(context, taking)};
+  std::vector<Setting> settings = settings_against_starving(history, starving, context);
+  // What the loss adds to rare classes adds up from pseudo-label to pseudo-label.
+  const Config* config = context.config;
+  const bool biased = config && (config->loss.class_weights != "none" || config->loss.logit_adjustment > 0);
+  if (biased && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias")) {
+    settings.insert(settings.begin(), setting(context, "semi.undo_class_bias", "true",
+                                              "pseudo-labels of weighted training call rare classes where they are not"));
+    if (settings.size() > kMostSettings) settings.resize(kMostSettings);
+  }
+  return Alarm{"class_takes_over", text + advice(settings), names_of(context, taking)};
 }
 
 // Classes whose share is (almost) gone against what it should be, each with a text such as "pole (labelled 1.20 %, predicted

@@ -225,6 +225,27 @@ TEST(ClassTakesOver, WhenFarMoreIsPredictedThanLabelled) {
   EXPECT_HAS(alarms[0].message, "it takes the pixels of flood");
 }
 
+TEST(ClassTakesOver, WhereTheLossRaisesRareClassesTheirPseudoLabelsAreToBeWithoutIt) {
+  const History history{shares(1, {.95, .05}, {.95, .05}), shares(2, {.95, .05}, {.6, .4})};
+  Config config;
+  config.semi.method = "fixmatch";
+  const std::vector<std::string> names{"road", "cyclist"};
+  const auto advice = [&] {
+    for (const Alarm& alarm : find_alarms(history, {names, {}, &config}))
+      if (alarm.kind == "class_takes_over") return alarm.message;
+    return std::string("no alarm");
+  };
+  EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
+  config.loss.class_weights = "enet";
+  EXPECT_HAS(advice(), "cyclist is predicted on 40.00 %");
+  EXPECT_HAS(advice(), "; set semi.undo_class_bias=true");
+  config.semi.undo_class_bias = true;
+  EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
+  config.semi.undo_class_bias = false;
+  config.semi.method = "supervised";  // does not read it
+  EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
+}
+
 EpochRecord pseudo(int64_t epoch, double accepted, std::vector<double> share) {
   EpochRecord record;
   record.epoch = epoch;
