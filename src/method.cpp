@@ -38,7 +38,7 @@ const MethodSettings& settings_of_method(const std::string& method) {
        {all({{"semi.ema_decay", "semi.contrast_weight", "semi.mix", "semi.strong_view"}, kWeight}),
         {{"semi.ema_decay", "0.99"}, {"semi.contrast_weight", "0.1"}}}},
       {"self_training",
-       {all({{"semi.threshold", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
+       {all({{"semi.threshold", "semi.undo_class_bias", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
         {{"semi.threshold", "0"}}}},
       {"retrain", {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {}}},
   };

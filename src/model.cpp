@@ -97,6 +97,11 @@ Tensor Segmenter::classify(const Tensor& x_BChw) {
   return static_cast<Layer&>(*head_).forward(x_BChw);
 }
 
+void Segmenter::take_from_logits(const Tensor& bias_K) {
+  at::NoGradGuard no_grad;
+  head_->named_parameters()["0.bias"].sub_(bias_K);
+}
+
 std::shared_ptr<Segmenter> make_segmenter(const ModelConfig& config, int64_t num_classes, uint64_t seed, uint32_t purpose) {
   auto encoder = backbones().at(config.backbone)(config);
   auto decoder = decoders().at(config.decoder)(config, encoder->channels());

@@ -9,11 +9,13 @@
 #include <set>
 
 #include "list_file.h"
+#include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
 #include "semiseg/files.h"
 #include "semiseg/loader.h"
 #include "semiseg/log.h"
+#include "semiseg/loss.h"
 #include "semiseg/train.h"
 #include "train_parts.h"
 
@@ -92,7 +94,10 @@ class ProgressFile {
 
 // All that the labels depend on, in one line.
 std::string identity_of(const PseudoLabelJob& job, const Config& config, const Dataset& data) {
-  nlohmann::json all = {{"threshold", job.threshold}, {"settings", to_yaml(config)}, {"networks", nlohmann::json::array()}};
+  nlohmann::json all = {{"threshold", job.threshold},
+                        {"undo_class_bias", job.undo_class_bias},
+                        {"settings", to_yaml(config)},
+                        {"networks", nlohmann::json::array()}};
   const auto add = [&](const std::string& path) {
     all["networks"].push_back({path, fs::file_size(path), fs::last_write_time(path).time_since_epoch().count()});
   };
@@ -107,6 +112,16 @@ std::string identity_of(const PseudoLabelJob& job, const Config& config, const D
 // class_HW: uint8, on the host.
 void write_label(const std::string& path, const Tensor& class_HW, const Tensor& values) {
   write_label_png(path, values.index_select(0, class_HW.flatten().to(at::kLong)).view_as(class_HW));
+}
+
+// By the class weights and the logit adjustment of the network's own training.
+void take_class_bias_from(Segmenter& network, const std::string& path, torch::Device device) {
+  if (!is_checkpoint(path))
+    throw Error(ErrorKind::kConfig, "a weights file does not say by which class weights its network was trained",
+                "semi.undo_class_bias: true", "give a checkpoint of semiseg, or set it to false");
+  const Checkpoint trained = read_checkpoint(path);
+  const SupervisedLoss loss(trained.config.loss, trained.state.class_weights, trained.state.label_share, device);
+  if (const auto bias_K = loss.class_bias_K(); bias_K.defined()) network.take_from_logits(bias_K);
 }
 
 }  // namespace
@@ -153,6 +168,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   std::vector<std::shared_ptr<Segmenter>> earlier;
   for (const std::string& path : job.earlier) earlier.push_back(load(path));
   const auto newest = earlier.empty() || job.newest.empty() ? labeler : load(job.newest);
+  if (job.undo_class_bias) take_class_bias_from(*labeler, job.checkpoint, device);
   log_info(str("pseudo-labels of ", count, " images by ", job.checkpoint, ", reliability by ",
                earlier.empty() ? "mean confidence" : str("agreement with ", earlier.size(), " earlier checkpoints"), ", ",
                describe_device(device), ", ", precision_name(precision)));

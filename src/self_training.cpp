@@ -318,6 +318,7 @@ class SelfTraining {
       report_.activity({Phase::kPseudoLabeling, static_cast<int64_t>(past_.history.size()), past_.steps, images, of});
     };
     job.threshold = config_.semi.threshold.value;
+    job.undo_class_bias = config_.semi.undo_class_bias;
     job.checkpoint = checkpoint(stage, "best");
     if (stage == 1) {
       if (is_drawn(config_)) {

@@ -57,6 +57,9 @@ class Segmenter : public torch::nn::Module {
 
   int64_t num_classes() const { return num_classes_; }
 
+  // From here on gives its logits minus bias_K: by the head's bias, so bilinear upsampling makes no difference.
+  void take_from_logits(const Tensor& bias_K);
+
  private:
   std::shared_ptr<Backbone> encoder_;
   std::shared_ptr<Decoder> decoder_;

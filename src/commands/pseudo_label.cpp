@@ -43,6 +43,7 @@ int run(const Arguments& arguments) {
   PseudoLabelJob job;
   job.checkpoint = network_file(arguments.positional[0]);
   job.threshold = arguments.has("threshold") ? threshold_of(arguments.get("threshold")) : threshold_of(config.semi);
+  job.undo_class_bias = config.semi.undo_class_bias;
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
   config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read
   return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : exit_code_of(stop_signal());
@@ -61,6 +62,9 @@ DIR/images/NAME.png       of data.format: synthetic alone, which has no files; r
 
 Reliability (ST++): mean IoU of the predictions of earlier checkpoints with CHECKPOINT's own. Without --checkpoints they are the
 step_*.safetensors beside it; where there are none, it is the mean confidence.
+
+semi.undo_class_bias=true takes out of the predictions what the class weights or the logit adjustment of CHECKPOINT's own training add
+to rare classes: labels for a training that weighs them again.
 
 examples:
   semiseg pseudo-label runs/first/checkpoints/best.safetensors configs/camvid/fixmatch.yaml -o labels data.root=/data/camvid

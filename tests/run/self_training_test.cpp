@@ -185,6 +185,22 @@ checkpoint: {every_steps: 1}
   }
   EXPECT_EQ(files, 3u);
 
+  // A weight of e^30 for one class, and what it makes the network say taken out again.
+  ASSERT_EQ(semiseg("train list.yaml run.dir=weighted 'loss.class_weights=[1,1,1e13]' optim.lr=0.001").code, 0);
+  const auto has_weighted = [&](const std::string& folder, const std::string& settings) {
+    const Outcome labelled = semiseg("pseudo-label weighted/checkpoints/last.safetensors list.yaml --threshold 0 -o " + folder +
+                                     " 'loss.class_weights=[1,1,1e13]' " + settings);
+    EXPECT_EQ(labelled.code, 0) << labelled.output;
+    return (read_label_values(dir_ + "/" + folder + "/labels/y.png") == 11).any().item<bool>();
+  };
+  EXPECT_TRUE(has_weighted("as_it_is", ""));
+  EXPECT_FALSE(has_weighted("undone", "semi.undo_class_bias=true"));
+  ASSERT_EQ(semiseg("export weighted/checkpoints/last.safetensors -o weights.safetensors").code, 0);
+  const Outcome alone = semiseg("pseudo-label weights.safetensors list.yaml -o alone semi.undo_class_bias=true");
+  EXPECT_EQ(alone.code, 2) << alone.output;
+  EXPECT_NE(alone.output.find("does not say by which class weights"), std::string::npos) << alone.output;
+  EXPECT_FALSE(fs::exists(dir_ + "/alone"));
+
   const Outcome none = semiseg("pseudo-label run/checkpoints/last.safetensors list.yaml -o none --threshold 1");
   ASSERT_EQ(none.code, 0) << none.output;
   EXPECT_TRUE((read_label_values(dir_ + "/none/labels/y.png") == 254).all().item<bool>());
