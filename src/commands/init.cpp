@@ -135,7 +135,12 @@ std::string config_text(const Lists& lists, const std::string& classes) {
       "model:\n  backbone: resnet50\n  # weights: resnet50.pth   # ImageNet weights help much; models/README.md makes the "
       "file\n\n";
   text += "loss: {class_weights: enet}   # rare classes count more\n";
-  text += str("semi: {method: ", semi ? "fixmatch" : "supervised", "}\n\n");
+  // The parts of configs/camvid/balanced.yaml, but for an average as long as for runs of thousands of steps.
+  text += semi ? "semi:\n  method: fixmatch\n  teacher: ema            # the average of past networks makes the pseudo-labels\n"
+                 "  threshold: 0.7          # least confidence of those that count\n"
+                 "  class_weights: true     # weigh them as labels are weighed,\n"
+                 "  undo_class_bias: true   # but make them without what the weights add to rare classes\n\n"
+               : "semi: {method: supervised}\n\n";
   text += str("optim: {lr: 0.01, batch_labeled: 4, ", semi ? "batch_unlabeled: 4, " : "", "epochs: 60}\n");
   return text;
 }

@@ -7,7 +7,8 @@
 # OUT/SPLIT/METHOD-SEED is a run each; runs that are done are kept, one that was stopped is resumed. A split and a seed have one
 # start, START_STEPS (400) of supervised training with class weights and four images a step; every method goes on from it for STEPS
 # (300), with the same class weights, the same two labelled images a step and, but for supervised, two unlabelled ones. The learning
-# rate falls to 0 in each. supervised4 sees four labelled images a step instead: the compute of two and two.
+# rate falls to 0 in each. supervised4 sees four labelled images a step instead: the compute of two and two. balanced is
+# configs/camvid/balanced.yaml, FixMatch with the parts that serve rare classes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -16,7 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   exit 2
 }
 data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-300} start_steps=${START_STEPS:-400}
-methods=${4:-supervised,supervised4,fixmatch,unimatch,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
+methods=${4:-supervised,supervised4,balanced,fixmatch,unimatch,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
 mkdir -p "$out"
 out=$(realpath "$out")
 
