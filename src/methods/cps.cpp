@@ -85,8 +85,7 @@ class CrossPseudoSupervision : public Method {
 
   Branch make_branch(const std::string& name, uint32_t purpose, const MethodParts& parts) {
     return {register_module(name, parts.make_network(purpose)),
-            register_module(name + "_labeler", std::make_shared<Labeler>(config_, parts.label_share, num_classes_,
-                                                                         parts.supervised_loss.class_bias_K()))};
+            register_module(name + "_labeler", make_labeler(config_, parts))};
   }
 
   // Logits in the mode that the network is in (training), without gradient.

@@ -27,8 +27,7 @@ class WeakToStrong : public Method {
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
-        labeler_(register_module("labeler", std::make_shared<Labeler>(config, parts.label_share, num_classes_,
-                                                                      parts.supervised_loss.class_bias_K()))) {
+        labeler_(register_module("labeler", make_labeler(config, parts))) {
     if (config.feature_dropout > 0)
       dropout_ = register_module("feature_dropout", std::make_shared<Dropout2d>(config.feature_dropout));
   }

@@ -88,4 +88,8 @@ Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& p
   return at::tensor(parts.class_weights, at::kFloat).to(parts.device);
 }
 
+std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodParts& parts) {
+  return std::make_shared<Labeler>(config, parts.label_share, parts.num_classes, parts.supervised_loss.class_bias_K());
+}
+
 }  // namespace semiseg

@@ -6,6 +6,7 @@
 
 #include "models/layers.h"
 #include "semiseg/method.h"
+#include "semiseg/pseudo_label.h"
 
 namespace semiseg {
 
@@ -79,5 +80,8 @@ FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tenso
 
 // The class weights of the unsupervised loss, or an undefined tensor (semi.class_weights).
 Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts);
+
+// Who makes labels of a teacher's logits as `config` asks, with the labelled share and the class bias of the supervised loss.
+std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodParts& parts);
 
 }  // namespace semiseg

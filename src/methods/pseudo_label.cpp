@@ -20,8 +20,7 @@ class PseudoLabel : public Method {
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
-        labeler_(register_module("labeler", std::make_shared<Labeler>(config, parts.label_share, num_classes_,
-                                                                      parts.supervised_loss.class_bias_K()))) {}
+        labeler_(register_module("labeler", make_labeler(config, parts))) {}
 
   BatchNeeds needs() const override { return {.unlabeled = true}; }
   Segmenter& predictor() override { return teacher_.predictor(); }
