@@ -114,14 +114,16 @@ void write_label(const std::string& path, const Tensor& class_HW, const Tensor& 
   write_label_png(path, values.index_select(0, class_HW.flatten().to(at::kLong)).view_as(class_HW));
 }
 
-// By the class weights and the logit adjustment of the network's own training.
-void take_class_bias_from(Segmenter& network, const std::string& path, torch::Device device) {
+// The network of a checkpoint, without what the class weights and the logit adjustment of its own training add to classes.
+std::shared_ptr<Segmenter> load_without_class_bias(const std::string& path, const Config& config, torch::Device device) {
   if (!is_checkpoint(path))
-    throw Error(ErrorKind::kConfig, "a weights file does not say by which class weights its network was trained",
+    throw Error(ErrorKind::kConfig, path + ": a weights file does not say by which class weights its network was trained",
                 "semi.undo_class_bias: true", "give a checkpoint of semiseg, or set it to false");
   const Checkpoint trained = read_checkpoint(path);
+  const auto network = load_model(trained, &config, device).network;
   const SupervisedLoss loss(trained.config.loss, trained.state.class_weights, trained.state.label_share, device);
-  if (const auto bias_K = loss.class_bias_K(); bias_K.defined()) network.take_from_logits(bias_K);
+  if (const auto bias_K = loss.class_bias_K(); bias_K.defined()) network->take_from_logits(bias_K);
+  return network;
 }
 
 }  // namespace
@@ -158,7 +160,8 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   if (count == 0) throw Error(ErrorKind::kData, "there is no unlabelled image", "data.unlabeled", "name a list of images");
 
   const auto load = [&](const std::string& path) {
-    const auto network = load_model(path, &config, device).network;
+    const auto network =
+        job.undo_class_bias ? load_without_class_bias(path, config, device) : load_model(path, &config, device).network;
     if (network->num_classes() != K)
       throw Error(ErrorKind::kConfig, str("the checkpoint has ", network->num_classes(), " classes, the data set ", K), path,
                   "give the config it was trained with, or set data.classes");
@@ -168,7 +171,6 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   std::vector<std::shared_ptr<Segmenter>> earlier;
   for (const std::string& path : job.earlier) earlier.push_back(load(path));
   const auto newest = earlier.empty() || job.newest.empty() ? labeler : load(job.newest);
-  if (job.undo_class_bias) take_class_bias_from(*labeler, job.checkpoint, device);
   log_info(str("pseudo-labels of ", count, " images by ", job.checkpoint, ", reliability by ",
                earlier.empty() ? "mean confidence" : str("agreement with ", earlier.size(), " earlier checkpoints"), ", ",
                describe_device(device), ", ", precision_name(precision)));

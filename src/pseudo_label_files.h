@@ -16,7 +16,7 @@ struct PseudoLabelJob {
   std::vector<std::string> earlier;                          // checkpoints of the training that led to `newest`
   std::string newest;                                        // empty: `checkpoint`
   double threshold = 0;                                      // least confidence of a pixel that gets a label
-  bool undo_class_bias = false;                              // see semi.undo_class_bias; `checkpoint` is one of semiseg then
+  bool undo_class_bias = false;                              // see semi.undo_class_bias; all are checkpoints of semiseg then
   std::function<void(int64_t images, int64_t of)> progress;  // called before each image; may be empty
 };
 

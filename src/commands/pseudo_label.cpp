@@ -63,8 +63,8 @@ DIR/images/NAME.png       of data.format: synthetic alone, which has no files; r
 Reliability (ST++): mean IoU of the predictions of earlier checkpoints with CHECKPOINT's own. Without --checkpoints they are the
 step_*.safetensors beside it; where there are none, it is the mean confidence.
 
-semi.undo_class_bias=true takes out of the predictions what the class weights or the logit adjustment of CHECKPOINT's own training add
-to rare classes: labels for a training that weighs them again.
+semi.undo_class_bias=true takes out of the predictions what the class weights or the logit adjustment of each checkpoint's own training
+add to rare classes: labels for a training that weighs them again.
 
 examples:
   semiseg pseudo-label runs/first/checkpoints/best.safetensors configs/camvid/fixmatch.yaml -o labels data.root=/data/camvid
