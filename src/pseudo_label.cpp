@@ -110,21 +110,21 @@ Labeler::Labeler(const SemiConfig& config, const std::vector<double>& label_shar
   if (config.undo_class_bias) class_bias_K_ = class_bias_K;
 }
 
-Tensor Labeler::aligned(const Tensor& unbiased_BKhw) const {
+Tensor Labeler::correct(const Tensor& logits_BKhw) const {
+  const auto unbiased_BKhw = without_class_bias(logits_BKhw, class_bias_K_);
   return alignment_ ? alignment_->align(unbiased_BKhw) : unbiased_BKhw;
 }
 
 PseudoLabels Labeler::observe(const Tensor& logits_BKhw, const UnlabeledBatch& images) {
-  const auto unbiased_BKhw = without_class_bias(logits_BKhw, class_bias_K_);
-  if (alignment_) alignment_->observe(unbiased_BKhw, images.valid_BHW);
-  const auto aligned_BKhw = aligned(unbiased_BKhw);
-  const auto labels = make_pseudo_labels(aligned_BKhw, images.valid_BHW, images.truth_BHW);
-  threshold_->observe(aligned_BKhw, labels);
+  if (alignment_) alignment_->observe(without_class_bias(logits_BKhw, class_bias_K_), images.valid_BHW);
+  const auto corrected_BKhw = correct(logits_BKhw);
+  const auto labels = make_pseudo_labels(corrected_BKhw, images.valid_BHW, images.truth_BHW);
+  threshold_->observe(corrected_BKhw, labels);
   return labels;
 }
 
 PseudoLabels Labeler::label(const Tensor& logits_BKhw, const UnlabeledBatch& images) const {
-  return make_pseudo_labels(aligned(without_class_bias(logits_BKhw, class_bias_K_)), images.valid_BHW, images.truth_BHW);
+  return make_pseudo_labels(correct(logits_BKhw), images.valid_BHW, images.truth_BHW);
 }
 
 Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W) {

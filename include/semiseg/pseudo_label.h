@@ -85,12 +85,12 @@ class Labeler : public torch::nn::Module {
   PseudoLabels observe(const Tensor& logits_BKhw, const UnlabeledBatch& images);
   // Labels by the statistics as they are.
   PseudoLabels label(const Tensor& logits_BKhw, const UnlabeledBatch& images) const;
+  // The logits that these labels are made of: without bias, aligned.
+  Tensor correct(const Tensor& logits_BKhw) const;
   // bool [B, H, W]: those that count.
   Tensor accept(const PseudoLabels& labels) const { return threshold_->accept(labels); }
 
  private:
-  Tensor aligned(const Tensor& unbiased_BKhw) const;
-
   Tensor class_bias_K_;  // undefined: none is undone
   std::shared_ptr<Threshold> threshold_;
   std::shared_ptr<DistributionAlignment> alignment_;  // empty where labels are not aligned

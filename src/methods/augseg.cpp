@@ -34,11 +34,7 @@ class AugSeg : public Method {
         weight_K_(unsupervised_class_weights(config, parts)),
         student_(register_module("student", parts.make_network(0))),
         teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay),
-        threshold_(register_module("threshold", std::make_shared<Threshold>(config.threshold, num_classes_))) {
-    if (config.undo_class_bias) class_bias_K_ = parts.supervised_loss.class_bias_K();
-    if (config.align_distribution)
-      alignment_ = register_module("alignment", std::make_shared<DistributionAlignment>(parts.label_share));
-  }
+        labeler_(register_module("labeler", make_labeler(config, parts))) {}
 
   BatchNeeds needs() const override {
     return {.unlabeled = true, .strong_views = 1, .random_strong_view = config_.strong_view == "random", .augseg_boxes = true};
@@ -54,37 +50,29 @@ class AugSeg : public Method {
     const int64_t labeled = image_BCHW.size(0), B = unlabeled.weak_BCHW.size(0);
     const int64_t H = unlabeled.weak_BCHW.size(2), W = unlabeled.weak_BCHW.size(3);
 
-    // Pseudo-labels.
-    auto weak_BKhw = without_class_bias(predict_logits(teacher_.network(), unlabeled.weak_BCHW), class_bias_K_);
-    if (alignment_) {
-      alignment_->observe(weak_BKhw, unlabeled.valid_BHW);
-      weak_BKhw = alignment_->align(weak_BKhw);
-    }
-    const auto probability_BKHW = upsample_logits(weak_BKhw, H, W).softmax(1);
-    const auto [confidence_BHW, class_BHW] = probability_BKHW.max(1);
-    const PseudoLabels labels{class_BHW, confidence_BHW, unlabeled.valid_BHW, unlabeled.truth_BHW};
-    threshold_->observe(weak_BKhw, labels);
+    // Pseudo-labels, and how sure the teacher is of each image.
+    const auto weak_BKhw = predict_logits(teacher_.network(), unlabeled.weak_BCHW);
+    const auto labels = labeler_->observe(weak_BKhw, unlabeled);
+    const auto probability_BKHW = upsample_logits(labeler_->correct(weak_BKhw), H, W).softmax(1);
 
     // Mixed strong view, and the student on it.
     const auto [mixed_BCHW, mixed] = mix(batch, labels, image_confidence(probability_BKHW, labels));
     const auto logits_BKhw = student_->forward(at::cat({image_BCHW, mixed_BCHW}));
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
-    const auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, labeled, B), mixed, threshold_->accept(mixed), weight_K_,
+    const auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, labeled, B), mixed, labeler_->accept(mixed), weight_K_,
                                                 config_.normalize == "accepted");
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
                    {},
                    {}};
-    count_pseudo_labels(labels, threshold_->accept(labels), num_classes_, &out);
+    count_pseudo_labels(labels, labeler_->accept(labels), num_classes_, &out);
     return out;
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
-    const auto logits_BKhw = without_class_bias(predict_logits(teacher_.network(), images.weak_BCHW), class_bias_K_);
-    const auto labels =
-        make_pseudo_labels(alignment_ ? alignment_->align(logits_BKhw) : logits_BKhw, images.valid_BHW, images.truth_BHW);
-    return AcceptedLabels{labels.class_BHW, threshold_->accept(labels)};
+    const auto labels = labeler_->label(predict_logits(teacher_.network(), images.weak_BCHW), images);
+    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
   }
 
   void after_update(const Progress& progress) override {
@@ -129,9 +117,7 @@ class AugSeg : public Method {
   Tensor weight_K_;
   std::shared_ptr<Segmenter> student_;
   EmaTeacher teacher_;
-  std::shared_ptr<Threshold> threshold_;
-  std::shared_ptr<DistributionAlignment> alignment_;
-  Tensor class_bias_K_;
+  std::shared_ptr<Labeler> labeler_;
 };
 
 const bool kRegistered = methods().add(
