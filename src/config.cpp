@@ -525,7 +525,7 @@ const std::vector<Setting>& settings() {
       setting("semi.teacher", at(&C::semi, &SemiConfig::teacher), one_of({"self", "ema", "history"}),
               "network that makes the pseudo-labels"),
       setting("semi.ema_decay", at(&C::semi, &SemiConfig::ema_decay), kShareBelowOne,
-              "share of the teacher that stays at each update"),
+              "share of the teacher that stays at each update; supervised: of an average that is evaluated and saved, 0: none"),
       setting("semi.history", at(&C::semi, &SemiConfig::history), Integer{1, 64}, "past models that vote"),
       threshold_setting(),
       setting("semi.mix", at(&C::semi, &SemiConfig::mix), one_of({"none", "cutmix", "classmix"}), "mixing of the strong views"),

@@ -22,7 +22,7 @@ const MethodSettings& settings_of_method(const std::string& method) {
   };
   static const std::vector<std::string> kWeakToStrong = all({kTeacher, kHardLabels, kViews, kWeight});
   static const std::map<std::string, MethodSettings> settings = {
-      {"supervised", {}},
+      {"supervised", {{"semi.ema_decay"}, {{"semi.ema_decay", "0"}}}},
       {"pseudo_label", {all({kTeacher, kHardLabels, kWeight}), {}}},
       {"mean_teacher", {all({{"semi.ema_decay", "semi.strong_view"}, kWeight}), {}}},
       {"fixmatch", {kWeakToStrong, {}}},

@@ -314,6 +314,25 @@ TEST(FixMatch, WithNothingAcceptedIsHalfTheSupervisedLoss) {
   EXPECT_EQ(out.pseudo_2K[1].sum().item<int64_t>(), 0);
 }
 
+TEST(Supervised, IsPredictedWithByTheAverageAlone) {
+  SemiConfig config = config_of("supervised");
+  config.ema_decay = 0;
+  const auto plain = make(config);
+  EXPECT_EQ(&plain->predictor(), &plain->student());
+  config.ema_decay = 0.75;
+  const auto averaged = make(config);
+  EXPECT_NE(&averaged->predictor(), &averaged->student());
+  const std::string name = "encoder.stage0.0.weight";
+  std::vector<Tensor> past;
+  for (int64_t index = 0; index < 2; ++index) {
+    train(*plain, index), train(*averaged, index);
+    past.push_back(averaged->student().named_parameters()[name].detach().clone());
+    EXPECT_TRUE(plain->student().named_parameters()[name].equal(past.back()));
+  }
+  EXPECT_TRUE(at::allclose(averaged->predictor().named_parameters()[name], (past[0] + past[1]) / 2));
+  EXPECT_FALSE(past[0].equal(past[1]));
+}
+
 TEST(EmaTeacher, CopiesFirstThenAverages) {
   const auto parts = make_parts();
   const auto student = parts.make_network(0);
