@@ -97,9 +97,13 @@ Tensor SupervisedLoss::class_bias_K() const {
   return bias_K.defined() ? bias_K - adjustment_K : adjustment_K.neg();
 }
 
+Tensor SupervisedLoss::adjust(const Tensor& logits_BKhw) const {
+  return adjustment_K11_.defined() ? logits_BKhw.to(at::kFloat) + adjustment_K11_ : logits_BKhw;
+}
+
 Tensor SupervisedLoss::operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const {
   // Bilinear weights sum to 1: what is added before upsampling is added after it.
-  const auto adjusted_BKhw = adjustment_K11_.defined() ? logits_BKhw.to(at::kFloat) + adjustment_K11_ : logits_BKhw;
+  const auto adjusted_BKhw = adjust(logits_BKhw);
   CrossEntropyOptions options{.weight_K = weight_K_, .label_smoothing = config_.label_smoothing};
   if (config_.kind == "ohem")
     options.pixel_weight_BHW = hard_pixels(upsample_label_probability(adjusted_BKhw, label_BHW), label_BHW, config_);

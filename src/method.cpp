@@ -39,8 +39,9 @@ const MethodSettings& settings_of_method(const std::string& method) {
         {{"semi.ema_decay", "0.99"}, {"semi.contrast_weight", "0.1"}}}},
       {"self_training",
        {all({{"semi.threshold", "semi.undo_class_bias", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
-        {{"semi.threshold", "0"}}}},
-      {"retrain", {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {}}},
+        {{"semi.threshold", "0"}, {"semi.normalize", "accepted"}}}},
+      {"retrain",
+       {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {{"semi.normalize", "accepted"}}}},
   };
   return settings.at(method);
 }

@@ -241,6 +241,7 @@ class SelfTraining {
     config.data.unlabeled_truth = false;  // its labels are predictions now
     config.semi.method = stage == 1 ? "supervised" : "retrain";
     if (stage == 1) {
+      config.semi.ema_decay = 0;                                    // no average is evaluated or labels
       config.checkpoint.every_steps = (lengths_[0].steps + 2) / 3;  // ST++ compares a third, two thirds and the end
       config.checkpoint.keep = 3;
     } else {

@@ -13,6 +13,7 @@
 
 #include "datasets/parallel.h"
 #include "observers.h"
+#include "reports/text.h"
 #include "semiseg/device.h"
 #include "semiseg/distributed.h"
 #include "semiseg/log.h"
@@ -94,7 +95,7 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
   std::string table = format("%-16s %10s %8s %8s", "class", "pixels", "images", "weight");
   if (!sampled.empty()) table += format(" %9s", "sampled");
   for (int64_t c = 0; c < K; ++c) {
-    table += format("\n%-16s %9.3f%% %8lld %8.3f", data.classes().names[c].c_str(), 100 * state->label_share[c],
+    table += format("\n%s %9.3f%% %8lld %8.3f", padded(data.classes().names[c], 16).c_str(), 100 * state->label_share[c],
                     static_cast<long long>(counts.images[c]), weights[c]);
     if (!sampled.empty()) table += format(" %8.2f%%", 100 * sampled[c]);
   }
@@ -145,7 +146,13 @@ std::function<std::shared_ptr<Segmenter>(uint32_t)> network_factory(const Config
   }
   return [config, num_classes, weights](uint32_t purpose) {
     const auto network = make_segmenter(config.model, num_classes, config.seed, purpose);
-    if (weights) load_weights(*network, *weights, config.model.weights);
+    if (!weights) return network;
+    load_weights(*network, *weights, config.model.weights);
+    if (purpose != 0) {  // the decoder and the head stay as they were drawn
+      const auto drawn = make_segmenter(config.model, num_classes, config.seed, purpose);
+      for (const auto& part : drawn->named_children())
+        if (part.key() != "encoder") copy_module(*part.value(), *network->named_children()[part.key()]);
+    }
     return network;
   };
 }

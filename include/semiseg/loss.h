@@ -31,9 +31,9 @@ std::vector<double> class_weights(const std::string& kind, const ClassCounts& co
 //
 // label_smoothing e makes the target (1 - e) one-hot + e / K, in ce and ohem; what OHEM keeps depends on p_y alone.
 //
-// logit_adjustment tau takes logits + tau ln p_c here and nowhere else, p_c the class's share of the labelled pixels (Menon et
-// al., arXiv 2007.07314): a rare class has to win against its rarity in training, so the plain logits, which predict, favour
-// it. A share below 1e-6, as of a class without a pixel, counts as 1e-6.
+// logit_adjustment tau takes logits + tau ln p_c in the loss and nowhere else, p_c the class's share of the labelled pixels
+// (Menon et al., arXiv 2007.07314): a rare class has to win against its rarity in training, so the plain logits, which predict,
+// favour it. A share below 1e-6, as of a class without a pixel, counts as 1e-6.
 //
 // A loss without a counted pixel is 0, with gradient 0. The host never waits for the device.
 class SupervisedLoss {
@@ -45,6 +45,9 @@ class SupervisedLoss {
 
   // Logits at the network's stride, label int64 at full size -> a scalar.
   Tensor operator()(const Tensor& logits_BKhw, const Tensor& label_BHW) const;
+
+  // The logits that the loss sees: with logit adjustment logits + tau ln p_c, else the logits themselves.
+  Tensor adjust(const Tensor& logits_BKhw) const;
 
   // What the class weights w_c and the logit adjustment teach the network to add to the logarithm of a pixel's class
   // probabilities: the loss is least where softmax(logits + tau ln p) ~ w_c P(c | pixel), so ln w_c - tau ln p_c. float32 [K];

@@ -68,7 +68,8 @@ class Method : public torch::nn::Module {
 };
 
 struct MethodParts {
-  // Networks with the initial weights of `purpose`; equal ones for equal purposes. Weights from a file are in all of them.
+  // Networks with the initial weights of `purpose`; equal ones for equal purposes. Weights from a file are in all of them, but
+  // for purposes other than 0 those of the backbone alone: networks that learn from each other have to differ.
   std::function<std::shared_ptr<Segmenter>(uint32_t purpose)> make_network;
   SupervisedLoss supervised_loss;
   int64_t num_classes;

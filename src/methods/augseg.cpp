@@ -31,7 +31,7 @@ class AugSeg : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         student_(register_module("student", parts.make_network(0))),
         teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay),
         labeler_(register_module("labeler", make_labeler(config, parts))) {}
@@ -59,8 +59,7 @@ class AugSeg : public Method {
     const auto [mixed_BCHW, mixed] = mix(batch, labels, image_confidence(probability_BKHW, labels));
     const auto logits_BKhw = student_->forward(at::cat({image_BCHW, mixed_BCHW}));
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
-    const auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, labeled, B), mixed, labeler_->accept(mixed), weight_K_,
-                                                config_.normalize == "accepted");
+    const auto unsupervised = unsupervised_loss_(logits_BKhw.narrow(0, labeled, B), mixed, labeler_->accept(mixed));
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
@@ -114,7 +113,7 @@ class AugSeg : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   std::shared_ptr<Segmenter> student_;
   EmaTeacher teacher_;
   std::shared_ptr<Labeler> labeler_;

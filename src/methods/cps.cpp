@@ -7,7 +7,8 @@ namespace semiseg {
 namespace {
 
 // Cross Pseudo Supervision (Chen et al., CVPR 2021) with CutMix, as the authors run it (charlesCXK/TorchSemiSeg, CPS + CutMix):
-// two networks of different initial weights, both in training mode; each learns the other's hard labels of a mixed image.
+// two networks of different initial weights, both in training mode; each learns the other's hard labels of a mixed image. Of
+// weights from a file the second takes the backbone's alone: equal networks would have nothing to teach each other.
 //
 //   L = L_x(1) + L_x(2) + w (L_u(1) + L_u(2))
 //   L_u(i) = CE(network i on the mixed image, labels of network j on the two images, mixed alike)
@@ -20,7 +21,7 @@ class CrossPseudoSupervision : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         mix_(config.mix != "none"),
         branches_{make_branch("student", 0, parts), make_branch("twin", 1, parts)} {}
 
@@ -57,8 +58,7 @@ class CrossPseudoSupervision : public Method {
       const auto mixed_BKhw = self.network->forward(image_BCHW);
       const auto labeled_BKhw = self.network->forward(batch.labeled.image_BCHW);
       const auto l_x = loss_(labeled_BKhw, batch.labeled.label_BHW);
-      const auto l_u =
-          pseudo_label_loss(mixed_BKhw, of_other, other.labeler->accept(of_other), weight_K_, config_.normalize == "accepted");
+      const auto l_u = unsupervised_loss_(mixed_BKhw, of_other, other.labeler->accept(of_other));
       const auto of_network = learned(l_x + weight * l_u);
       loss = i == 0 ? of_network : loss + of_network;
       supervised = i == 0 ? l_x.detach() : supervised + l_x.detach();
@@ -97,7 +97,7 @@ class CrossPseudoSupervision : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   bool mix_;
   std::array<Branch, 2> branches_;
 };

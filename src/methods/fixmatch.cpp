@@ -24,7 +24,7 @@ class WeakToStrong : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
         labeler_(register_module("labeler", make_labeler(config, parts))) {
@@ -57,7 +57,7 @@ class WeakToStrong : public Method {
     const auto labels =
         labeler_->observe(teacher_.is_student() ? pass.weak_BKhw : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
     const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
+      return unsupervised_loss_(student_BKhw, of, labeler_->accept(of));
     };
     const double weight = unsupervised_weight(config_, progress);
     const auto supervised = loss_(pass.labeled_BKhw, label_BHW);
@@ -111,7 +111,7 @@ class WeakToStrong : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   std::shared_ptr<Segmenter> student_;
   Teacher teacher_;
   std::shared_ptr<Labeler> labeler_;

@@ -83,9 +83,17 @@ Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW) {
   return network.forward(image_BCHW);
 }
 
-Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts) {
-  if (!config.class_weights || parts.class_weights.empty()) return {};
-  return at::tensor(parts.class_weights, at::kFloat).to(parts.device);
+UnsupervisedLoss::UnsupervisedLoss(const SemiConfig& config, const MethodParts& parts)
+    : supervised_(parts.supervised_loss),
+      adjusts_(config.undo_class_bias),
+      divides_by_accepted_(config.normalize == "accepted") {
+  if (config.class_weights && !parts.class_weights.empty())
+    weight_K_ = at::tensor(parts.class_weights, at::kFloat).to(parts.device);
+}
+
+Tensor UnsupervisedLoss::operator()(const Tensor& student_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW) const {
+  return pseudo_label_loss(adjusts_ ? supervised_.adjust(student_BKhw) : student_BKhw, labels, accepted_BHW, weight_K_,
+                           divides_by_accepted_);
 }
 
 std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodParts& parts) {

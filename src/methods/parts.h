@@ -78,8 +78,20 @@ struct FirstPass {
 // or without a dropout, what would come of them is undefined.
 FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout);
 
-// The class weights of the unsupervised loss, or an undefined tensor (semi.class_weights).
-Tensor unsupervised_class_weights(const SemiConfig& config, const MethodParts& parts);
+// pseudo_label_loss() as `config` asks for it: pixels weighted by class (semi.class_weights), divided by semi.normalize. Labels
+// without class bias (semi.undo_class_bias) are learned with the logit adjustment, as true labels are: else the network would
+// unlearn on them what the next labels are freed of.
+class UnsupervisedLoss {
+ public:
+  UnsupervisedLoss(const SemiConfig& config, const MethodParts& parts);
+  // A scalar.
+  Tensor operator()(const Tensor& student_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW) const;
+
+ private:
+  SupervisedLoss supervised_;
+  Tensor weight_K_;  // undefined: every pixel weighs 1
+  bool adjusts_, divides_by_accepted_;
+};
 
 // Who makes labels of a teacher's logits as `config` asks, with the labelled share and the class bias of the supervised loss.
 std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodParts& parts);

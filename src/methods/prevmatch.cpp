@@ -103,7 +103,7 @@ class PrevMatch : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         student_(register_module("student", parts.make_network(0))),
         labeler_(register_module("labeler", make_labeler(config, parts))) {
     if (config.feature_dropout > 0)
@@ -145,12 +145,12 @@ class PrevMatch : public Method {
       if (mixing) past.mix = labeler_->label(past_BKhw.narrow(0, B, B), batch.mix);
     }
     const auto loss_by_own = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-      return pseudo_label_loss(student_BKhw, of, labeler_->accept(of), weight_K_, config_.normalize == "accepted");
+      return unsupervised_loss_(student_BKhw, of, labeler_->accept(of));
     };
     const auto loss_by_past = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
       const auto accepted_BHW =
           labeler_->accept(of).logical_or((of.confidence_BHW >= kPastConfidence).logical_and(of.valid_BHW));
-      return pseudo_label_loss(student_BKhw, of, accepted_BHW, weight_K_, config_.normalize == "accepted");
+      return unsupervised_loss_(student_BKhw, of, accepted_BHW);
     };
     const double weight = unsupervised_weight(config_, progress);
 
@@ -224,7 +224,7 @@ class PrevMatch : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   std::shared_ptr<Segmenter> student_;
   std::shared_ptr<Labeler> labeler_;
   std::shared_ptr<Dropout2d> dropout_;

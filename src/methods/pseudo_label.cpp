@@ -17,7 +17,7 @@ class PseudoLabel : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         student_(register_module("student", parts.make_network(0))),
         teacher_(config, parts, *this, student_),
         labeler_(register_module("labeler", make_labeler(config, parts))) {}
@@ -41,7 +41,7 @@ class PseudoLabel : public Method {
     const auto labels = labeler_->observe(
         teacher_.is_student() ? weak_BKhw.detach() : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
     const auto accepted_BHW = labeler_->accept(labels);
-    const auto unsupervised = pseudo_label_loss(weak_BKhw, labels, accepted_BHW, weight_K_, config_.normalize == "accepted");
+    const auto unsupervised = unsupervised_loss_(weak_BKhw, labels, accepted_BHW);
 
     StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
                    {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
@@ -63,7 +63,7 @@ class PseudoLabel : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   std::shared_ptr<Segmenter> student_;
   Teacher teacher_;
   std::shared_ptr<Labeler> labeler_;

@@ -20,7 +20,7 @@ class Retrain : public Method {
       : config_(config),
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
-        weight_K_(unsupervised_class_weights(config, parts)),
+        unsupervised_loss_(config, parts),
         student_(register_module("student", parts.make_network(0))) {}
 
   BatchNeeds needs() const override {
@@ -44,8 +44,7 @@ class Retrain : public Method {
 
     const auto [file_BHW, labeled_BHW] = *pseudo_labels(unlabeled, progress);
     const PseudoLabels labels{file_BHW, at::ones_like(file_BHW, at::kFloat), labeled_BHW, {}};
-    auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, image_BCHW.size(0), strong_BCHW.size(0)), labels, labeled_BHW,
-                                          weight_K_, /*divide_by_accepted=*/true);
+    auto unsupervised = unsupervised_loss_(logits_BKhw.narrow(0, image_BCHW.size(0), strong_BCHW.size(0)), labels, labeled_BHW);
     if (config_.normalize == "valid")
       unsupervised =
           unsupervised * (sum_over_processes(labeled_BHW.sum()) / sum_over_processes(unlabeled.valid_BHW.sum()).clamp_min(1));
@@ -69,7 +68,7 @@ class Retrain : public Method {
   SemiConfig config_;
   SupervisedLoss loss_;
   int64_t num_classes_;
-  Tensor weight_K_;
+  UnsupervisedLoss unsupervised_loss_;
   std::shared_ptr<Segmenter> student_;
 };
 

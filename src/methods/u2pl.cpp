@@ -87,14 +87,16 @@ Tensor draws(uint64_t seed, int64_t step, uint32_t stream, std::vector<int64_t> 
 // U2PL (Wang et al., "Semi-supervised semantic segmentation using unreliable pseudo-labels", CVPR 2022): the teacher's unsure
 // pixels are no labels, but they are negatives for the classes that they are certainly not.
 //
-//   L = L_x + w L_u + w_c L_c
+//   L = L_x + w (L_u + w_c L_c)
 //   L_u  cross-entropy with the teacher's labels on pixels below an entropy percentile that rises over the run, weighted by
 //        all pixels / kept pixels
 //   L_c  InfoNCE for each class: anchors are sure pixels of the class, the positive is the class's mean feature of the teacher,
 //        negatives are drawn from a memory bank of unsure (and, in labelled images, confused) pixels that are not the class
 //
-// Differences to the published code: the teacher predicts in eval mode throughout; CutMix takes UniMatch's boxes and a second
-// draw of images; entropies are taken at the logits' stride; a class's bank keeps kBankSize negatives.
+// Differences to the published code: burn-in and ramp-up hold for L_c too; the strong view has changed colours besides CutMix;
+// the teacher predicts in eval mode throughout; CutMix takes UniMatch's boxes and a second draw of images; entropies are taken
+// at the logits' stride; a class's bank keeps kBankSize negatives; L_c is the mean over the classes that have an anchor and a
+// negative. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled ones are.
 class U2pl : public Method {
  public:
   U2pl(const SemiConfig& config, const MethodParts& parts)

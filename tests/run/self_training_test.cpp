@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "program.h"
+#include "semiseg/config.h"
 #include "semiseg/dataset.h"
 #include "semiseg/method.h"
 
@@ -84,6 +85,8 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
     EXPECT_EQ(metrics(stage).back()["step"], 3) << stage;
   }
   EXPECT_EQ(metrics("whole/stage1").back()["pseudo"], nullptr);
+  EXPECT_EQ(load_config(dir_ + "/whole/stage1/config.yaml", {}).semi.ema_decay, 0);
+  EXPECT_EQ(load_config(dir_ + "/whole/stage2/config.yaml", {}).semi.normalize, "accepted");
   EXPECT_EQ(metrics("whole/stage3").back()["pseudo"]["accepted"], 1.0);
   // 5 unlabelled images: 3 more reliable ones, 2 others, all.
   EXPECT_EQ(lines("whole/pseudo_labels_1/list.txt").size(), 5u);
@@ -233,6 +236,7 @@ checkpoint: {every_steps: 1}
   } kBad[] = {{"--threshold 1.5", "--threshold"},
               {"--threshold x", "--threshold"},
               {"--checkpoints nowhere.safetensors", "nowhere.safetensors"},
+              {"'semi.threshold={kind: quantile, share: 0.5}'", "--threshold"},
               {"semi.method=supervised data.unlabeled=\"\"", "data.unlabeled"}};
   for (const auto& bad : kBad) {
     const Outcome outcome = semiseg("pseudo-label run/checkpoints/last.safetensors list.yaml -o bad " + std::string(bad.words));

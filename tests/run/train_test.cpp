@@ -84,6 +84,22 @@ TEST_F(Runs, InFp16LearnAndResumeToTheSameResult) {
   expect_equal(tensors("runs/tiny/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
 }
 
+TEST_F(Runs, TwinsOfCpsStartFromOneBackboneAndDifferBehindIt) {
+  ASSERT_EQ(semiseg("train tiny.yaml semi.method=supervised optim.steps=1 run.dir=first").code, 0);
+  const Outcome run = semiseg(
+      "train tiny.yaml semi.method=cps model.weights=first/checkpoints/last.safetensors optim.steps=1 optim.lr=1e-9 "
+      "run.dir=cps");
+  ASSERT_EQ(run.code, 0) << run.output;
+  const auto first = tensors("first/checkpoints/last.safetensors"), cps = tensors("cps/checkpoints/last.safetensors");
+  const auto differs = [&](const std::string& of, const std::string& name) {
+    return (cps.at(of + name) - first.at(name)).abs().max().item<double>() > 1e-6;
+  };
+  for (const char* name : {"encoder.layer1.0.conv1.weight", "decoder.p5.weight", "segmentation_head.0.weight"}) {
+    EXPECT_FALSE(differs("", name)) << name;
+    EXPECT_EQ(differs("twin.", name), !std::string(name).starts_with("encoder.")) << name;
+  }
+}
+
 TEST_F(Runs, ExtendAddsEpochsAndContinuesTheSchedule) {
   ASSERT_EQ(semiseg("train tiny.yaml").code, 0);
   const Outcome done = semiseg("train --resume runs/tiny");

@@ -333,6 +333,22 @@ TEST(Supervised, IsPredictedWithByTheAverageAlone) {
   EXPECT_FALSE(past[0].equal(past[1]));
 }
 
+// Without the adjustment the unsupervised loss would take back what the labelled one teaches.
+TEST(UnsupervisedLoss, AdjustsLogitsWhereLabelsAreWithoutClassBias) {
+  LossConfig loss_config;
+  loss_config.logit_adjustment = 1;
+  MethodParts parts = make_parts();
+  parts.supervised_loss = SupervisedLoss(loss_config, {}, {0.9, 0.1}, torch::kCPU);
+  const PseudoLabels labels{at::ones({1, 1, 1}, at::kLong), at::ones({1, 1, 1}), at::ones({1, 1, 1}, at::kBool), {}};
+  SemiConfig config;
+  const auto loss = [&] {
+    return UnsupervisedLoss(config, parts)(at::zeros({1, 2, 1, 1}), labels, labels.valid_BHW).item<double>();
+  };
+  EXPECT_NEAR(loss(), std::log(2), 1e-6);
+  config.undo_class_bias = true;
+  EXPECT_NEAR(loss(), -std::log(0.1), 1e-6);
+}
+
 TEST(EmaTeacher, CopiesFirstThenAverages) {
   const auto parts = make_parts();
   const auto student = parts.make_network(0);

@@ -8,7 +8,8 @@
 # start, START_STEPS (400) of supervised training with class weights and four images a step; every method goes on from it for STEPS
 # (300), with the same class weights, the same two labelled images a step and, but for supervised, two unlabelled ones. The learning
 # rate falls to 0 in each. supervised4 sees four labelled images a step instead: the compute of two and two. balanced is
-# configs/camvid/balanced.yaml, FixMatch with the parts that serve rare classes.
+# configs/camvid/balanced.yaml, FixMatch with the parts that serve rare classes. cps needs two networks that differ, so that it
+# begins with ImageNet weights, for as many steps as the start and another method have together.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -44,14 +45,14 @@ finish_all
 for split in $splits; do
   for seed in $seeds; do
     for method in ${methods//,/ }; do
-      config=$method length=$steps more=()
+      config=$method length=$steps from=$out/$split/start-$seed/checkpoints/last.safetensors more=()
       case $method in
         supervised) more=(optim.batch_labeled=2 eval.every=1000) ;;
         supervised4) config=supervised more=(eval.every=1000) ;;
+        cps) from=$weights length=$((start_steps + steps)) ;;
         self_training) length=$((steps / 3)) more=(eval.every=1000) ;;  # of each of its three trainings
       esac
-      camvid "$out/$split/$method-$seed" "$config" model.weights="$out/$split/start-$seed/checkpoints/last.safetensors" \
-        optim.steps="$length" "${more[@]}"
+      camvid "$out/$split/$method-$seed" "$config" model.weights="$from" optim.steps="$length" "${more[@]}"
     done
   done
 done
