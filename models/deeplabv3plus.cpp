@@ -1,6 +1,6 @@
 // DeepLabV3+ decoder (Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV
-// 2018, arXiv 1802.02611) as segmentation_models_pytorch 0.6 defines it: 256 channels, separable atrous convolutions at rates
-// 12, 24 and 36 whatever the output stride, 48 channels of the feature at stride 4.
+// 2018, arXiv 1802.02611) as segmentation_models_pytorch 0.6 defines it: 256 channels, separable atrous convolutions at
+// model.atrous_rates (there 12, 24 and 36 whatever the output stride), 48 channels of the feature at stride 4.
 // https://github.com/qubvel-org/segmentation_models.pytorch/blob/main/segmentation_models_pytorch/decoders/deeplabv3/decoder.py
 //
 // There, the coarse feature is enlarged by output stride / 4, so image sides must be multiples of the output stride. Here, it
@@ -22,8 +22,8 @@ namespace {
 
 constexpr int64_t kChannels = 256;
 constexpr int64_t kSkipChannels = 48;
-constexpr std::array<int64_t, 3> kRates{12, 24, 36};
-constexpr size_t kBranches = kRates.size() + 2;  // also a 1x1 convolution and the mean of the image
+constexpr size_t kRates = 3;
+constexpr size_t kBranches = kRates + 2;  // also a 1x1 convolution and the mean of the image
 constexpr size_t kLevels = 4;
 
 using Layers = std::vector<std::shared_ptr<Layer>>;
@@ -69,8 +69,8 @@ class Aspp : public Layer {
   Aspp(int64_t in, const ModelConfig& config) {
     const auto convs = register_module("convs", std::make_shared<torch::nn::Module>());
     branches_[0] = std::make_shared<Sequential>(conv1x1_norm_relu(in, kChannels, config));
-    for (size_t i = 0; i < kRates.size(); ++i)
-      branches_[i + 1] = std::make_shared<Sequential>(separable_norm_relu(in, kChannels, kRates[i], config));
+    for (size_t i = 0; i < kRates; ++i)
+      branches_[i + 1] = std::make_shared<Sequential>(separable_norm_relu(in, kChannels, config.atrous_rates.at(i), config));
     branches_.back() = std::make_shared<PoolingBranch>(in, config);
     for (size_t i = 0; i < kBranches; ++i) convs->register_module(std::to_string(i), branches_[i]);
     Layers project = conv1x1_norm_relu(static_cast<int64_t>(kBranches) * kChannels, kChannels, config);

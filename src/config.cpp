@@ -499,6 +499,8 @@ const std::vector<Setting>& settings() {
       setting("model.decoder", at(&C::model, &ModelConfig::decoder), Choice{[] { return decoders().names(); }}, "decoder"),
       setting("model.output_stride", at(&C::model, &ModelConfig::output_stride), NumberOf{{8, 16, 32}},
               "of the encoder's coarsest feature; below 32 by dilation"),
+      setting("model.atrous_rates", at(&C::model, &ModelConfig::atrous_rates), List<Integer>{{1, 1024}, 3},
+              "deeplabv3plus only: dilations of the ASPP"),
       setting("model.weights", at(&C::model, &ModelConfig::weights), Text{}, "initial weights file; random when not given"),
       setting("model.norm", at(&C::model, &ModelConfig::norm), one_of({"batch", "sync", "group"}),
               "normalisation of backbone and deeplabv3plus (fpn's is by groups); group: of an image alone, for small batches "
@@ -875,8 +877,13 @@ Unread unread(const Config& config, const std::string& key) {
     return {{"loss.kind"}, "loss.kind: " + config.loss.kind};
   if (key == "loss.focal_gamma" && config.loss.kind != "focal") return {{"loss.kind"}, "loss.kind: " + config.loss.kind};
   if (key == "loss.label_smoothing" && config.loss.kind == "focal") return {{"loss.kind"}, "loss.kind: focal"};
+  if (key == "model.atrous_rates" && config.model.decoder != "deeplabv3plus")
+    return {{"model.decoder"}, "model.decoder: " + config.model.decoder};
+  if (key == "semi.class_weights" && config.loss.class_weights == "none")
+    return {{"loss.class_weights"}, "loss.class_weights: none"};
   if ((key == "optim.batch_unlabeled" || key == "data.unlabeled_truth") && config.semi.method == "supervised")
     return {{"semi.method"}, "semi.method: supervised"};
+  if (key == "data.unlabeled_truth" && config.semi.method == "retrain") return {{"semi.method"}, "semi.method: retrain"};
   if (key == "checkpoint.keep" && config.checkpoint.every_steps == 0)
     return {{"checkpoint.every_steps"}, "checkpoint.every_steps: 0"};
   if ((key == "eval.window" || key == "eval.stride") && config.eval.mode == "whole") return {{"eval.mode"}, "eval.mode: whole"};

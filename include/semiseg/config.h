@@ -53,9 +53,10 @@ struct ModelConfig {
   std::string backbone = "resnet50";
   std::string decoder = "fpn";
   int64_t output_stride = 32;  // of the encoder's coarsest feature: 32, or 16 or 8 by dilation; deeplabv3plus: 16 or 8
-  std::string weights;         // a weights file, Python's or ours; random initialisation when not given
-  std::string norm = "batch";  // batch | sync | group: of backbone and deeplabv3plus; fpn has groups
-  double dropout = 0.2;        // of whole channels, before the head
+  std::vector<int64_t> atrous_rates{12, 24, 36};  // of deeplabv3plus
+  std::string weights;                            // a weights file, Python's or ours; random initialisation when not given
+  std::string norm = "batch";                     // batch | sync | group: of backbone and deeplabv3plus; fpn has groups
+  double dropout = 0.2;                           // of whole channels, before the head
   bool stride_in_1x1 =
       false;  // the strided convolution of a bottleneck is its first 1x1 (Caffe, Keras), not its 3x3 (torchvision)
 };
