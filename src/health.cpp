@@ -8,6 +8,7 @@
 #include <functional>
 #include <numeric>
 
+#include "samples.h"
 #include "semiseg/device.h"
 #include "semiseg/error.h"
 #include "semiseg/loader.h"
@@ -251,7 +252,7 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
     if (takes_all)
       semi.push_back(setting(context, "semi.threshold", "0.95",
                              "at present every pseudo-label counts, sure or not, so that the network learns its own mistakes"));
-    else if (!config || config->semi.threshold.kind == "fixed")
+    else if (!config || (config->semi.threshold.kind == "fixed" && config->semi.method != "self_training"))
       semi.push_back(setting(context, "semi.threshold", "'{kind: class_adaptive}'",
                              if_semi + "each class gets its own threshold, a lower one where the network is less sure"));
   }
@@ -352,8 +353,11 @@ std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, c
   std::vector<Setting> settings = settings_against_starving(history, starving, context);
   // What the loss adds to rare classes adds up from pseudo-label to pseudo-label.
   const Config* config = context.config;
-  const bool biased = config && (config->loss.class_weights != "none" || config->loss.logit_adjustment > 0);
-  if (biased && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias")) {
+  const bool biased = config && (config->semi.class_weights || config->loss.logit_adjustment > 0);
+  const bool of_rare = std::any_of(taking.begin(), taking.end(), [&](size_t c) {
+    return share_or_zero(reference_share(history, context), c) < 1 / static_cast<double>(s.label_share.size());
+  });
+  if (biased && of_rare && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias")) {
     settings.insert(settings.begin(), setting(context, "semi.undo_class_bias", "true",
                                               "pseudo-labels of weighted training call rare classes where they are not"));
     if (settings.size() > kMostSettings) settings.resize(kMostSettings);
@@ -515,6 +519,7 @@ bool is_news(const Alarm& alarm, const std::vector<EpochRecord>& history) {
 void measure_agreement(Segmenter& network, const Dataset& data, const EvalOptions& options,
                        std::map<std::string, Tensor>* previous, PseudoScores* pseudo) {
   constexpr int64_t kMostImages = 16;
+  constexpr int64_t kMostSide = 2048;  // of what the network takes at once: a large tile may not fit into memory
   const at::NoGradGuard no_grad;
   const EvaluationMode evaluating(network);
   const int64_t K = network.num_classes(), images = data.size(Split::kUnlabeled), count = std::min(images, kMostImages);
@@ -522,7 +527,7 @@ void measure_agreement(Segmenter& network, const Dataset& data, const EvalOption
   std::map<std::string, Tensor> newest;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t index = i * images / count;
-    const auto image_HWC = data.get(Split::kUnlabeled, index).image_HWC;
+    const auto image_HWC = middle_of(data.get(Split::kUnlabeled, index).image_HWC, kMostSide, kMostSide);
     const int64_t H = image_HWC.size(0), W = image_HWC.size(1);
     Tensor logits_BKhw;
     {
@@ -848,7 +853,7 @@ class Diagnostician {
     std::vector<EpochRecord> past;
     for (const EpochRecord& record : history_) {
       past.push_back(record);
-      for (const Alarm& alarm : record.alarms.empty() ? find_alarms(past, context_) : record.alarms) {
+      for (const Alarm& alarm : context_.alarms_are_recorded ? record.alarms : find_alarms(past, context_)) {
         const auto same = std::find_if(seen.begin(), seen.end(), [&](const Seen& s) { return s.alarm.kind == alarm.kind; });
         if (same == seen.end())
           seen.push_back({alarm, {record.epoch}});

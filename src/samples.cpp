@@ -66,6 +66,11 @@ std::vector<int64_t> choose_samples(const Dataset& data, Split split, int64_t co
   return chosen;
 }
 
+Tensor middle_of(const Tensor& image, int64_t most_H, int64_t most_W) {
+  const int64_t H = std::min(image.size(0), most_H), W = std::min(image.size(1), most_W);
+  return image.narrow(0, (image.size(0) - H) / 2, H).narrow(1, (image.size(1) - W) / 2, W).contiguous();
+}
+
 SampleImages::SampleImages(const Dataset& data, int64_t count, bool unlabeled, const std::vector<double>& label_share_K)
     : data_(data), scored_(choose_samples(data, Split::kVal, count, label_share_K)) {
   const int64_t images = unlabeled ? data.size(Split::kUnlabeled) : 0, few = std::min((count + 1) / 2, images);
@@ -94,11 +99,9 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
   const at::NoGradGuard no_grad;
   for (const int64_t index : unlabeled_) {
     Sample sample = data_.get(Split::kUnlabeled, index);
-    if (options.eval.mode == "sliding") {  // where a whole image may not fit into memory: its middle
-      for (const int64_t d : {0, 1})
-        for (Tensor* x : {&sample.image_HWC, &sample.label_HW})
-          if (const int64_t most = options.eval.window.at(d); x->defined() && x->size(d) > most)
-            *x = x->narrow(d, (x->size(d) - most) / 2, most).contiguous();
+    if (options.eval.mode == "sliding") {  // where a whole image may not fit into memory
+      for (Tensor* x : {&sample.image_HWC, &sample.label_HW})
+        if (x->defined()) *x = middle_of(*x, options.eval.window.at(0), options.eval.window.at(1));
     }
     const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
     std::optional<AcceptedLabels> labels;

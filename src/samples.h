@@ -16,6 +16,9 @@ namespace semiseg {
 // its arguments, so that a resumed run shows the same.
 std::vector<int64_t> choose_samples(const Dataset& data, Split split, int64_t count, const std::vector<double>& label_share_K);
 
+// The middle of an image or label, [H, W, ...]: up to so many rows and columns.
+Tensor middle_of(const Tensor& image, int64_t most_H, int64_t most_W);
+
 class SampleImages {
  public:
   // `count` validation images, and half as many (rounded up) unlabelled ones where `unlabeled` asks for them. REQUIRES: `data`

@@ -18,6 +18,8 @@ struct HealthContext {
   // The run's settings, so that no message advises what is set already or what the method does not read; null where they are
   // not known. REQUIRES: outlives the call.
   const Config* config = nullptr;
+  // Whether the records hold all alarms of their epochs, as those of semiseg's own runs do; diagnose() looks for them else.
+  bool alarms_are_recorded = false;
 };
 
 // The alarms of the newest epoch, history.back(), in the order of their weight; each lasts as long as its cause does. The

@@ -226,7 +226,7 @@ TEST(ClassTakesOver, WhenFarMoreIsPredictedThanLabelled) {
 }
 
 TEST(ClassTakesOver, WhereTheLossRaisesRareClassesTheirPseudoLabelsAreToBeWithoutIt) {
-  const History history{shares(1, {.95, .05}, {.95, .05}), shares(2, {.95, .05}, {.6, .4})};
+  History history{shares(1, {.95, .05}, {.95, .05}), shares(2, {.95, .05}, {.6, .4})};
   Config config;
   config.semi.method = "fixmatch";
   const std::vector<std::string> names{"road", "cyclist"};
@@ -237,12 +237,17 @@ TEST(ClassTakesOver, WhereTheLossRaisesRareClassesTheirPseudoLabelsAreToBeWithou
   };
   EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
   config.loss.class_weights = "enet";
+  config.semi.class_weights = true;
   EXPECT_HAS(advice(), "cyclist is predicted on 40.00 %");
   EXPECT_HAS(advice(), "; set semi.undo_class_bias=true");
   config.semi.undo_class_bias = true;
   EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
   config.semi.undo_class_bias = false;
   config.semi.method = "supervised";  // does not read it
+  EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
+  config.semi.method = "fixmatch";
+  history = {shares(1, {.6, .4}, {.6, .4}), shares(2, {.6, .4}, {.99, .01})};  // a frequent class: weights lower it
+  EXPECT_HAS(advice(), "road is predicted on 99.00 %");
   EXPECT_EQ(advice().find("semi.undo_class_bias"), std::string::npos) << advice();
 }
 
@@ -432,6 +437,14 @@ TEST(Diagnose, TellsOtherMovementsApart) {
   EXPECT_HAS(text_of({{.3, .8}, {.4, .7}}), "at the price of pixel accuracy");
   EXPECT_HAS(text_of({{.4, .8}, {.401, .8}}), "less than what would be clear");
   EXPECT_HAS(text_of({{.4, .8}}), "no movement to explain");
+}
+
+TEST(Diagnose, RepeatsRecordedAlarmsAndLooksForOthersOnlyWhereNoneAreRecorded) {
+  const History history{shares(1, {.6, .4}, {.6, .4}), shares(2, {.6, .4}, {.99, .01})};
+  HealthContext context{{"background", "flood"}, {}, nullptr};
+  EXPECT_HAS(all_text(diagnose(history, context)), "alarm class_takes_over");
+  context.alarms_are_recorded = true;
+  EXPECT_HAS_NOT(all_text(diagnose(history, context)), "alarm class_takes_over");
 }
 
 class DiagnoseCommand : public testing::Test {

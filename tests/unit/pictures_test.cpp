@@ -7,6 +7,8 @@
 #include "samples.h"
 #include "semiseg/dataset.h"
 #include "semiseg/files.h"
+#include "semiseg/health.h"
+#include "tiny_network.h"
 
 namespace semiseg {
 namespace {
@@ -107,6 +109,30 @@ TEST(Samples, NothingIsWatchedWhereNoneIsWanted) {
   SampleImages none(data, 0, true, {0.9, 0.09, 0.01});
   EXPECT_TRUE(none.empty());
   EXPECT_FALSE(none.watch());
+}
+
+TEST(Samples, TheMiddleOfAnImageIsAllOfItWhereItFits) {
+  const auto image_HWC = at::arange(5 * 4 * 3).view({5, 4, 3});
+  EXPECT_TRUE(middle_of(image_HWC, 5, 9).equal(image_HWC));
+  EXPECT_TRUE(middle_of(image_HWC, 2, 3).equal(image_HWC.slice(0, 1, 3).slice(1, 0, 3)));
+  EXPECT_TRUE(middle_of(image_HWC.select(2, 0), 1, 2).equal(image_HWC.slice(0, 2, 3).slice(1, 1, 3).select(2, 0)));
+}
+
+class LongImage : public FewLabels {
+ public:
+  int64_t size(Split) const override { return 1; }
+  Sample get(Split, int64_t) const override { return {at::zeros({2248, 40, 3}, at::kByte), {}, "long.png"}; }
+};
+
+TEST(MeasureAgreement, LooksAtTheMiddleOfWhatIsTooLarge) {
+  const auto network = make_tiny_network(2);
+  EvalOptions options;
+  options.mean = {.5, .5, .5};
+  options.std = {.25, .25, .25};
+  std::map<std::string, Tensor> probe;
+  PseudoScores scores;
+  measure_agreement(*network, LongImage(), options, &probe, &scores);
+  EXPECT_EQ(probe.at("0").sizes(), at::IntArrayRef({2048 / 4, 40 / 4}));
 }
 
 // Pictures of the width of a cell, so that nothing is resized and pixels can be counted.

@@ -153,6 +153,7 @@ Json json_of_diagnosis(const RunRecord& run) {
     HealthContext context;
     for (size_t c = 0; c < class_count(run); ++c) context.class_names.push_back(class_name(run, c));
     if (run.config) context.config = &*run.config;
+    context.alarms_are_recorded = true;
     const Diagnosis diagnosis = diagnose(run.history, context);
     const auto stories = alarm_stories(run.history);  // which the page has already
     for (const Alarm& finding : diagnosis.findings)
