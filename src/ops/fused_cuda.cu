@@ -188,7 +188,8 @@ Tensor count_classes(const Tensor& class_BHW, const Tensor& mask_BHW, int64_t nu
 }
 
 bool serves(const Tensor& logits_BKhw) {
-  return logits_BKhw.is_cuda() && logits_BKhw.size(1) <= kMostClasses && cuda::has_kernels(logits_BKhw.scalar_type());
+  return logits_BKhw.is_cuda() && logits_BKhw.numel() > 0 && logits_BKhw.size(1) <= kMostClasses &&
+         cuda::has_kernels(logits_BKhw.scalar_type());
 }
 
 const FusedOps& ops() {
