@@ -2,7 +2,6 @@
 #include <yaml-cpp/yaml.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
 #include <set>
@@ -12,18 +11,10 @@
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "utf8.h"
 
 namespace semiseg {
 namespace {
-
-bool is_utf8(const std::string& text) {
-  try {
-    nlohmann::json(text).dump();
-    return true;
-  } catch (const nlohmann::json::type_error&) {
-    return false;
-  }
-}
 
 using Colour = std::array<uint8_t, 3>;
 
@@ -103,12 +94,23 @@ Colour palette_colour(int64_t index) {
   return colour;
 }
 
+// What counts nothing, by the names that it has in tables of classes.
+const std::regex& void_names() {
+  static const std::regex names(R"(\s*(void|unlabell?ed|ignored?)\s*)", std::regex::icase);
+  return names;
+}
+
+std::string yaml_text(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) quoted += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+  return quoted + "\"";
+}
+
 // What a data set's colour table says, as a class file of as many lines: "R G B name" a line, as CamVid has it, or "name,R,G,B"
 // below a first line of titles. Classes keep their order; void and unlabelled pixels are ignored. Nothing for any other text.
 std::optional<std::string> class_file_of_table(const std::string& text) {
   static const std::regex kColourFirst(R"(\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.*\S)\s*)"),
-      kNameFirst(R"(\s*(.*\S)\s*[,;\t]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\s*)"),
-      kNothing(R"(\s*(void|unlabell?ed|ignored?)\s*)", std::regex::icase);
+      kNameFirst(R"(\s*(.*\S)\s*[,;\t]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\s*)");
   std::string classes = "{classes: [", ignored;
   std::istringstream lines(text);
   int64_t number = 0, found = 0;
@@ -125,16 +127,57 @@ std::optional<std::string> class_file_of_table(const std::string& text) {
     const std::string name = parts[colour_first ? 4 : 1];
     const std::string rgb = "[" + parts[red].str() + ", " + parts[red + 1].str() + ", " + parts[red + 2].str() + "]";
     ++found;
-    if (std::regex_match(name, kNothing)) {
+    if (std::regex_match(name, void_names())) {
       ignored += (ignored.empty() ? "" : ", ") + rgb;
       continue;
     }
-    std::string quoted;
-    for (const char c : name) quoted += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
-    classes += "{name: \"" + quoted + "\", colour: " + rgb + "},";
+    classes += "{name: " + yaml_text(name) + ", colour: " + rgb + "},";
   }
   if (found == 0) return std::nullopt;
   return classes + "], ignore: [" + ignored + "]}";
+}
+
+// The same of names alone, one a line in the order of their ids, or of "id,name" or "name,id" lines, below titles or not.
+std::optional<std::string> class_file_of_names(const std::string& text) {
+  static const std::string kName = R"(([^\d\s,;\[{-][^,;\t]*?)\s*)";
+  static const std::regex kIdFirst(R"(\s*(\d+)[\s,;]+)" + kName), kNameFirst(R"(\s*)" + kName + R"([,;\t]\s*(\d+)\s*)"),
+      kNameAlone(R"(\s*)" + kName),
+      kTitles(R"(\s*((\w+_)?id|index|value|names?|class(es)?|labels?)\s*([,;\t].*)?)", std::regex::icase);
+  // A class file has colons, a list of images dots and slashes; and what is no text has other characters.
+  const auto is_other = [](char c) {
+    return std::iscntrl(static_cast<unsigned char>(c)) != 0 ? c != '\n' && c != '\r' && c != '\t'
+                                                            : std::string_view(":\"./\\").find(c) != std::string_view::npos;
+  };
+  if (std::any_of(text.begin(), text.end(), is_other)) return std::nullopt;
+  std::string with_ids, names, ignored_ids, ignored_names;
+  bool all_with_ids = true, all_names = true;
+  int64_t number = 0, index = 0;
+  const auto add = [](const std::string& name, const std::string& id, std::string* classes, std::string* ignored) {
+    if (std::regex_match(name, void_names()))
+      *ignored += (ignored->empty() ? "" : ", ") + id;
+    else
+      *classes += "{name: " + yaml_text(name) + ", id: " + id + "},";
+  };
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line); with_ids += "\n", names += "\n") {
+    const bool may_be_titles = number++ == 0 && std::regex_match(line, kTitles);
+    if (line.find_first_not_of(" \t\r") == std::string::npos || line[0] == '#' || may_be_titles) continue;
+    std::smatch parts;
+    if (std::regex_match(line, parts, kIdFirst))
+      add(parts[2], parts[1], &with_ids, &ignored_ids);
+    else if (std::regex_match(line, parts, kNameFirst))
+      add(parts[1], parts[2], &with_ids, &ignored_ids);
+    else
+      all_with_ids = false;
+    if (std::regex_match(line, parts, kNameAlone))
+      add(parts[1], str(index++), &names, &ignored_names);
+    else
+      all_names = false;
+  }
+  const auto has_class = [](const std::string& classes) { return classes.find('{') != std::string::npos; };
+  if (all_with_ids && has_class(with_ids)) return "{classes: [" + with_ids + "], ignore: [" + ignored_ids + "]}";
+  if (all_names && has_class(names)) return "{classes: [" + names + "], ignore: [" + ignored_names + "]}";
+  return std::nullopt;
 }
 
 class ClassFile {
@@ -144,13 +187,16 @@ class ClassFile {
     YAML::Node root;
     try {
       const std::string text = semiseg::read_file(path);
-      root = YAML::Load(class_file_of_table(text).value_or(text));
+      const auto table = class_file_of_table(text);
+      root = YAML::Load((table ? table : class_file_of_names(text)).value_or(text));
     } catch (const YAML::Exception& error) {
       throw Error(ErrorKind::kConfig, "not valid YAML: " + error.msg, str(path, ":", error.mark.line + 1));
     } catch (const Error& error) {
       throw Error(ErrorKind::kConfig, error.problem(), path, "see data.classes");
     }
-    if (!root.IsMap()) fail(root, "a class file starts with \"classes:\"");
+    if (!root.IsMap())
+      fail(root, "a class file starts with \"classes:\"",
+           "such as classes: [{name: road}, {name: sky}]; names alone, one a line, do too");
     known_keys(root, {"classes", "ignore"});
     if (!root["classes"]) fail(root, "no \"classes:\" list");
     read_classes(root["classes"]);

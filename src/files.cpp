@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "semiseg/error.h"
 
@@ -64,15 +66,27 @@ std::string temporary_name(const std::string& path) { return path + kTemporary +
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  struct stat there {};
+  struct stat out {};
+  const bool exists = ::stat(path_.c_str(), &there) == 0;
+  if (exists && ::fstat(STDOUT_FILENO, &out) == 0 && there.st_dev == out.st_dev && there.st_ino == out.st_ino) {
+    std::fflush(stdout);
+    fd_ = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);  // opened anew, it would write over what it holds
+  } else if (exists && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) {
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else {
+    if (exists && std::filesystem::is_symlink(path_)) path_ = std::filesystem::canonical(path_).string();
+    temporary_ = temporary_name(path_);
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  }
   if (fd_ < 0) fail("create the file", path_, errno);
 }
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
@@ -80,6 +94,10 @@ void AtomicFile::write(const void* data, size_t bytes) {
 }
 
 void AtomicFile::commit(Durability durability) {
+  if (temporary_.empty()) {
+    if (::close(std::exchange(fd_, -1)) != 0) fail("write the file", path_, errno);
+    return;
+  }
   if (durability == Durability::kAtOnce && ::fsync(fd_) != 0) fail("sync the file", path_, errno);
   const int fd = fd_;
   fd_ = -1;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -82,13 +83,21 @@ struct Descriptor {
   }
 };
 
+// Whether a file is an entry that is not complete: other files may lie in the folder.
+bool is_temporary(std::string_view name) {
+  constexpr size_t kDigits = 16;
+  const std::string_view rest = name.substr(std::min(kDigits, name.size()));
+  return name.find_first_not_of("0123456789abcdef") == kDigits &&
+         (rest.starts_with(".image.tmp-") || rest.starts_with(".label.tmp-"));
+}
+
 // Files of killed processes: one that is still written to is younger.
 void remove_old_temporaries(const std::string& folder) {
   namespace fs = std::filesystem;
   std::error_code error;
   const auto an_hour_ago = fs::file_time_type::clock::now() - std::chrono::hours(1);
   for (const auto& file : fs::directory_iterator(folder, error)) {
-    if (file.path().filename().string().find(".tmp-") == std::string::npos) continue;
+    if (!is_temporary(file.path().filename().string())) continue;
     const auto changed = fs::last_write_time(file.path(), error);
     if (!error && changed < an_hour_ago) fs::remove(file.path(), error);
   }

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 
 #include "memory.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
 #include "trial.h"
+#include "utf8.h"
 
 namespace semiseg {
 namespace {
@@ -143,11 +145,31 @@ double checkpoints_mb(const Config& config, double one_mb) {
   return static_cast<double>(2 + numbered + 1) * one_mb;
 }
 
+double further_checkpoints_mb(const std::string& run_dir, const Config& config, double one_mb) {
+  double there_mb = 0;
+  std::error_code error;  // a new run has no such folder
+  for (const auto& entry : std::filesystem::directory_iterator(run_dir + "/checkpoints", error)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const auto bytes = entry.file_size(error);
+    if (!error) there_mb += static_cast<double>(bytes) / (1 << 20);
+  }
+  // The one that is being written lies beside those that are there.
+  return std::max(checkpoints_mb(config, one_mb) - there_mb, one_mb);
+}
+
 void warn_of_full_disk(const std::string& run_dir, const Config& config, Method& method, const Optimizer& optimizer) {
-  const double needed_mb = checkpoints_mb(config, checkpoint_mb(method, optimizer)), free_mb = free_disk_mb(run_dir);
+  const double needed_mb = further_checkpoints_mb(run_dir, config, checkpoint_mb(method, optimizer));
+  const double free_mb = free_disk_mb(run_dir);
   if (needed_mb <= free_mb) return;
-  log_warning("the checkpoints of this run take up to " + size_text(needed_mb) + ", and " + size_text(free_mb) +
+  log_warning("the checkpoints that this run will write take up to " + size_text(needed_mb) + ", and " + size_text(free_mb) +
               " are free at " + run_dir + ": free space there, or choose another run.dir");
+}
+
+void require_utf8(const Config& config) {
+  for (const std::string& key : setting_keys())
+    if (!is_utf8(value_text(config, key)))
+      throw Error(ErrorKind::kConfig, "not UTF-8, so no checkpoint could hold it", key,
+                  "rename what it names, or give a link to it whose path is UTF-8");
 }
 
 }  // namespace semiseg

@@ -39,7 +39,13 @@ bool dry_run(Config config);
 // being written before an old one goes.
 double checkpoint_mb(Method& method, const Optimizer& optimizer);
 double checkpoints_mb(const Config& config, double one_mb);
+// What of that is still to be written: of a resumed run, most is on the disk already.
+double further_checkpoints_mb(const std::string& run_dir, const Config& config, double one_mb);
 // Says in the log where the disk of the run folder has no room for the checkpoints.
 void warn_of_full_disk(const std::string& run_dir, const Config& config, Method& method, const Optimizer& optimizer);
+
+// Throws Error(kConfig) naming a setting whose value is not UTF-8: a checkpoint could not hold it, so the run could not be
+// resumed.
+void require_utf8(const Config& config);
 
 }  // namespace semiseg

@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <opencv2/core/version.hpp>
+#include <set>
 
 #include "host.h"
 #include "semiseg/device.h"
 #include "semiseg/distributed.h"
 #include "semiseg/log.h"
 #include "semiseg/train.h"
+#include "shell.h"
 
 namespace semiseg {
 namespace {
@@ -20,6 +22,28 @@ namespace fs = std::filesystem;
 std::string& command_line() {
   static std::string words;
   return words;
+}
+
+// Whether a folder holds what a run leaves that ended before its first checkpoint, killed perhaps, and nothing else.
+bool is_abandoned(const std::string& dir) {
+  static const std::set<std::string> kBeforeCheckpoints{
+      ".lock",       "before_training.json", "checkpoints", "class_histogram.png", "config.yaml",    "environment.json",
+      "metrics.csv", "metrics.jsonl",        "status.json", "train.log",           "train_batch.jpg"};
+  const auto has = [&](const char* name) { return fs::exists(dir + "/" + name); };
+  if (!has(".lock") || !has("config.yaml") || !fs::is_directory(dir + "/checkpoints")) return false;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string(), whole = name.substr(0, name.find(".tmp-"));
+    if (kBeforeCheckpoints.count(whole) == 0 && !name.starts_with("events.out.tfevents.")) return false;
+  }
+  for (const auto& entry : fs::directory_iterator(dir + "/checkpoints"))
+    if (entry.path().filename().string().find(".safetensors.tmp-") == std::string::npos) return false;
+  if (has("metrics.jsonl") && !fs::is_empty(dir + "/metrics.jsonl")) return false;
+  try {
+    parse_config(read_file(dir + "/config.yaml"), dir, {});
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace
@@ -38,16 +62,23 @@ Checkpoint checkpoint_to_go_on_from(const std::string& run_dir) {
 }
 
 void remember_command_line(int argc, char** argv) {
-  for (int i = 0; i < argc; ++i) command_line() += (i ? " " : "") + std::string(argv[i]);
+  for (int i = 0; i < argc; ++i) command_line() += (i ? " " : "") + shell_quoted(argv[i]);
 }
 
 RunFolder RunFolder::fresh(const Config& config) {
   RunFolder folder;
   if (!config.run.dir.empty()) {
     folder.dir_ = config.run.dir;
-    if (is_writer() && fs::exists(folder.dir_) && !fs::is_empty(folder.dir_))
+    if (fs::exists(folder.dir_) && !fs::is_directory(folder.dir_))
+      throw Error(ErrorKind::kConfig, "is a file, not a folder", "run.dir: " + folder.dir_, "choose another");
+    if (!is_writer() || !fs::exists(folder.dir_) || fs::is_empty(folder.dir_)) return folder;
+    // Asked again under the lock: until then its run may have been alive.
+    if (is_abandoned(folder.dir_)) folder.lock_ = std::make_shared<FolderLock>(folder.dir_);
+    if (!folder.lock_ || !is_abandoned(folder.dir_))
       throw Error(ErrorKind::kConfig, "the run folder is not empty", "run.dir: " + folder.dir_,
-                  "continue it with `semiseg train --resume " + folder.dir_ + "` or choose another");
+                  has_checkpoint(folder.dir_)
+                      ? "continue it with `semiseg train --resume " + shell_quoted(folder.dir_) + "` or choose another"
+                      : "choose another");
     return folder;
   }
   folder.name_ = config.run.name;
@@ -90,6 +121,11 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
     // Another run of this name may have begun since: making the folder decides who has it.
     make_folders("runs");
     while (!fs::create_directory(dir_)) dir_ = free_name();
+  }
+  if (lock_ && !resumed_) {
+    log_info("begun anew in " + dir_ + ": the run there ended before its first checkpoint; its files are replaced");
+    for (const auto& entry : fs::directory_iterator(dir_))
+      if (entry.path().filename() != ".lock") fs::remove_all(entry.path());
   }
   make_folders(dir_ + "/checkpoints");
   if (!lock_) lock_ = std::make_shared<FolderLock>(dir_);

@@ -232,6 +232,10 @@ void write_safetensors(const std::string& path, const StateDict& tensors, std::m
   std::string text = header.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
   text.resize((kLengthBytes + text.size() + kAlignment - 1) / kAlignment * kAlignment - kLengthBytes, ' ');
   const uint64_t length = text.size();
+  if (length > kMaxHeader)
+    throw Error(ErrorKind::kCheckpoint,
+                str("the header would be ", length, " bytes long, more than the ", kMaxHeader, " that a reader allows"), path,
+                "its metadata and the names of its tensors must be shorter");
 
   if (with_checksum) {
     uint32_t sum = crc(crc(0, &length, kLengthBytes), text.data(), length);

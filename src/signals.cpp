@@ -23,13 +23,27 @@ void on_signal(int number) {
   if (number == SIGINT && g_interrupted.exchange(true)) ::_exit(130);
 }
 
+void handle(int number, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  ::sigaction(number, &action, nullptr);
+}
+
 }  // namespace
 
+void on_stop_signals(void (*handler)(int)) {
+  struct sigaction before {};
+  ::sigaction(SIGHUP, nullptr, &before);
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) handle(number, handler);
+  if (before.sa_handler != SIG_IGN) handle(SIGHUP, handler);
+  // Ctrl-C ends the reader of a pipe, too: what is still written to it is lost, no more.
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
 void install_signal_handlers() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  action.sa_flags = SA_RESTART;
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1, SIGALRM}) ::sigaction(number, &action, nullptr);
+  on_stop_signals(on_signal);
+  handle(SIGALRM, on_signal);
   // A limit on file sizes is then an error of write(), told like a full disk.
   ::signal(SIGXFSZ, SIG_IGN);
 }
@@ -56,6 +70,8 @@ std::string why_stopped(int stop_signal) {
       return "stopped by SIGINT";
     case SIGUSR1:
       return "stopped by SIGUSR1";
+    case SIGHUP:
+      return "stopped by SIGHUP";
     default:
       return "stopped by SIGTERM";
   }

@@ -103,7 +103,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
                     samples.watch(), report);
   };
 
-  if (config.eval.first && !from)
+  if (config.eval.first && state.step == 0 && !state.before_training)
     if (const auto scores = score(0)) {
       state.before_training.emplace().val = *scores;
       log_info("before training:\n" + score_table(*scores, data->classes().names));

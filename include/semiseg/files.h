@@ -15,7 +15,8 @@ namespace semiseg {
 enum class Durability { kAtOnce, kAfterAWhile };
 
 // A file being written beside its final place: bytes go to `path` + ".tmp-PID"; commit() syncs the file, renames it onto `path`
-// and syncs the folder (kAfterAWhile: renames only). Destroyed without commit(), it removes what it wrote.
+// and syncs the folder (kAfterAWhile: renames only). Destroyed without commit(), it removes what it wrote. A link stays: what
+// it leads to is replaced. What is no regular file (a device, a pipe) and what is this process's stdout is written to at once.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -27,7 +28,7 @@ class AtomicFile {
   void commit(Durability durability = Durability::kAtOnce);
 
  private:
-  std::string path_, temporary_;
+  std::string path_, temporary_;  // temporary_: "" where bytes go to path_ at once
   int fd_ = -1;
 };
 

@@ -23,7 +23,8 @@ struct TrainResult {
 // that train together the writer alone (distributed.h) makes, locks and writes it.
 class RunFolder {
  public:
-  // For a new run: config.run.dir, or runs/NAME, NAME-2, NAME-3, ... REQUIRES nothing there yet when run.dir is given.
+  // For a new run: config.run.dir, or runs/NAME, NAME-2, NAME-3, ... Throws Error(kConfig) for a run.dir that holds anything
+  // but what a run left that ended before its first checkpoint; that is locked at once, and replaced by open().
   static RunFolder fresh(const Config& config);
   // An existing one; locks it at once.
   static RunFolder existing(const std::string& dir);
@@ -58,8 +59,11 @@ Checkpoint checkpoint_to_go_on_from(const std::string& run_dir);
 // Trains in `folder`. With `from`, goes on where that checkpoint stopped. `extend` adds epochs to the config's total.
 TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>& from, RunFolder& folder, Reporter& report);
 
-// SIGINT, SIGTERM and SIGUSR1 (batch systems send it ahead of their time limit) ask the run to stop after the step in hand; a
-// second SIGINT ends the process at once with 130.
+// Hands over the signals that ask a run to stop: SIGINT, SIGTERM, SIGUSR1 (batch systems send it ahead of their time limit) and
+// SIGHUP (the terminal is closed), this one unless it is ignored, as nohup wants it. Writing to a pipe that nobody reads is
+// from then on an error, and no longer a signal that ends the process.
+void on_stop_signals(void (*handler)(int));
+// They ask the run to stop after the step in hand; a second SIGINT ends the process at once with 130.
 void install_signal_handlers();
 // Asks the same, as SIGALRM, once the process has so many hours behind it from now on; 0: never.
 void limit_time(double hours);

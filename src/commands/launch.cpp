@@ -24,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "commands/config_file.h"
 #include "parse_number.h"
 #include "semiseg/config.h"
 #include "semiseg/device.h"
@@ -190,12 +191,9 @@ int launch(const Arguments& arguments) {
     if (!value.empty()) words.push_back(value);
   }
   if (!arguments.positional.empty())
-    load_config(arguments.positional[0], arguments.overrides);  // its errors before anything is started
+    load_config(find_config(arguments.positional[0]), arguments.overrides);  // its errors before anything is started
 
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  action.sa_flags = SA_RESTART;
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
+  on_stop_signals(on_signal);
   ::signal(SIGCHLD, SIG_DFL);  // ignored, there would be nothing to wait for
 
   const int port = free_port();
@@ -251,7 +249,6 @@ int launch(const Arguments& arguments) {
 void end_with_launcher() {
   const char* launcher = std::getenv(kLaunched);
   if (launcher == nullptr) return;
-  ::signal(SIGPIPE, SIG_IGN);  // stderr leads to the starter
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (std::to_string(::getppid()) != launcher) ::raise(SIGTERM);  // it has ended already
 }

@@ -1,11 +1,13 @@
 // What ends a run before its last step, and what it says of itself meanwhile.
 #include <sys/stat.h>
 
+#include <csignal>
 #include <thread>
 
 #include "program.h"
 #include "semiseg/error.h"
 #include "semiseg/report.h"
+#include "semiseg/train.h"
 
 namespace semiseg {
 namespace {
@@ -23,6 +25,15 @@ report: {every_steps: 1}
 
   nlohmann::json status(const std::string& run) const {
     return nlohmann::json::parse(read_file(dir_ + "/" + run + "/status.json"));
+  }
+
+  // A run in `run` that gets the signal while it evaluates before training. The output ends with its exit code.
+  Outcome early(const std::string& signal) const {
+    return shell("(" + program() +
+                 " train tiny.yaml data.counts=[4,6,300] eval.first=true optim.epochs=1 run.dir=run & pid=$!;"
+                 "for i in $(seq 1200); do [ -e run/status.json ] && break; sleep 0.05; done;"
+                 "kill -" +
+                 signal + " $pid; wait $pid; echo code $?)");
   }
 };
 
@@ -70,18 +81,87 @@ TEST_F(Limits, ATimeLimitStopsAfterAStepAndTheRunGoesOnToTheSameWeights) {
   expect_equal(tensors("whole/checkpoints/last.safetensors"), tensors("limited/checkpoints/last.safetensors"));
 }
 
-TEST_F(Limits, TheSignalOfABatchSystemStopsWithACheckpoint) {
-  // Limited all the same, so that nothing stays behind where the signal is not heard.
-  const Outcome outcome =
-      semiseg("--version; " SEMISEG_BINARY
-              " train tiny.yaml optim.epochs=999 run.dir=long run.max_hours=0.02 & pid=$!;"
-              "for i in $(seq 300); do grep -qs '\"phase\": \"training\"' long/status.json && break; sleep 0.1; done;"
-              "kill -USR1 $pid; wait $pid");
-  EXPECT_EQ(outcome.code, 143) << outcome.output;
-  EXPECT_EQ(status("long")["state"], "stopped");
-  EXPECT_EQ(status("long")["exit_code"], 143);
-  EXPECT_EQ(status("long")["message"], "stopped by SIGUSR1");
-  EXPECT_TRUE(std::filesystem::exists(dir_ + "/long/checkpoints/last.safetensors"));
+TEST_F(Limits, TheSignalOfABatchSystemOrOfAClosedTerminalStopsWithACheckpoint) {
+  std::signal(SIGHUP, SIG_DFL);  // for what is started from here, where the tests run under nohup, too
+  for (const std::string signal : {"USR1", "HUP"}) {
+    // Limited all the same, so that nothing stays behind where the signal is not heard.
+    const Outcome outcome = semiseg("--version; " SEMISEG_BINARY " train tiny.yaml optim.epochs=999 run.dir=" + signal +
+                                    " run.max_hours=0.02 & pid=$!;"
+                                    "for i in $(seq 300); do grep -qs '\"phase\": \"training\"' " +
+                                    signal + "/status.json && break; sleep 0.1; done; kill -" + signal + " $pid; wait $pid");
+    EXPECT_EQ(outcome.code, 143) << outcome.output;
+    EXPECT_EQ(status(signal)["state"], "stopped");
+    EXPECT_EQ(status(signal)["exit_code"], 143);
+    EXPECT_EQ(status(signal)["message"], "stopped by SIG" + signal);
+    EXPECT_TRUE(std::filesystem::exists(dir_ + "/" + signal + "/checkpoints/last.safetensors"));
+  }
+}
+
+TEST_F(Limits, AHangUpUnderNohupStopsNothing) {
+  EXPECT_EXIT(
+      {
+        std::signal(SIGHUP, SIG_IGN);
+        install_signal_handlers();
+        std::raise(SIGHUP);
+        std::_Exit(stop_signal());
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST_F(Limits, TrainingGoesOnWhenNobodyReadsItsOutput) {
+  shell("(" + program() + " train tiny.yaml optim.epochs=1 run.dir=run; echo $? > code) | true");
+  EXPECT_EQ(read_file(dir_ + "/code"), "0\n");
+  EXPECT_EQ(status("run")["state"], "done");
+}
+
+TEST_F(Limits, AnInterruptedEvaluationBeforeTrainingIsMadeUpForOnResume) {
+  const Outcome stopped = early("TERM");
+  ASSERT_NE(stopped.output.find("code 143"), std::string::npos) << stopped.output;
+  EXPECT_EQ(status("run")["step"], 0);
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/run/before_training.json"));
+  const Outcome resumed = semiseg("train --resume run");
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/run/before_training.json"));
+  EXPECT_NE(resumed.output.find("before training:"), std::string::npos) << resumed.output;
+  EXPECT_EQ(semiseg("train --resume run --extend 1").output.find("before training:"), std::string::npos);
+}
+
+TEST_F(Limits, ARunThatWasKilledBeforeItsFirstCheckpointIsBegunAnewInItsFolder) {
+  const Outcome killed = early("KILL");
+  ASSERT_NE(killed.output.find("code 137"), std::string::npos) << killed.output;
+  EXPECT_EQ(semiseg("train --resume run").code, 7);
+
+  const std::string again = "train tiny.yaml optim.epochs=1 run.dir=run";
+  const auto expect_refused = [&](const std::string& says) {
+    const Outcome outcome = semiseg(again);
+    EXPECT_EQ(outcome.code, 2) << outcome.output;
+    EXPECT_NE(outcome.output.find(says), std::string::npos) << outcome.output;
+  };
+  {
+    const FolderLock alive(dir_ + "/run");
+    expect_refused("in use by process");
+  }
+  for (const std::string foreign : {"notes.txt", "checkpoints/notes.txt", "samples/notes.txt"}) {
+    make_folders(std::filesystem::path(dir_ + "/run/" + foreign).parent_path().string());
+    write_file(dir_ + "/run/" + foreign, "not of a run");
+    expect_refused("not empty");
+    std::filesystem::remove_all(dir_ + "/run/" + foreign);
+    std::filesystem::remove(dir_ + "/run/samples");
+  }
+  write_file(dir_ + "/run/metrics.jsonl", "{}\n");  // an epoch was finished: its checkpoint was taken away
+  expect_refused("not empty");
+  write_file(dir_ + "/run/metrics.jsonl", "");
+  write_file(dir_ + "/run/checkpoints/last.safetensors.tmp-1", "half");
+  write_file(dir_ + "/run/before_training.json", "old");
+
+  const Outcome anew = semiseg(again);
+  ASSERT_EQ(anew.code, 0) << anew.output;
+  EXPECT_NE(anew.output.find("begun anew in "), std::string::npos) << anew.output;
+  EXPECT_NE(read_file(dir_ + "/run/train.log").find("begun anew in "), std::string::npos);
+  EXPECT_EQ(metrics("run").size(), 1u);
+  for (const char* old : {"checkpoints/last.safetensors.tmp-1", "before_training.json"})
+    EXPECT_FALSE(std::filesystem::exists(dir_ + "/run/" + old)) << old;
+  expect_refused("not empty");
 }
 
 TEST_F(Limits, StatusIsFreshWhileNothingHappensAndSilentAfterTheEnd) {

@@ -41,6 +41,13 @@ TEST_F(Preflight, ADryRunForecastsAndLeavesNothing) {
   EXPECT_EQ(semiseg("train tiny.yaml --dry-run run.dir=runs/tiny").code, 2);  // as train would say
 }
 
+TEST_F(Preflight, ASettingThatIsNotUtf8IsRefusedBeforeAnythingIsWritten) {
+  const Outcome outcome = semiseg("train tiny.yaml run.dir=caf\xe9");
+  EXPECT_EQ(outcome.code, 2) << outcome.output;
+  expect_words(outcome, {"run.dir: not UTF-8"});
+  EXPECT_FALSE(fs::exists(dir_ + "/caf\xe9"));
+}
+
 TEST_F(Preflight, TheBatchThatIsFoundIsWrittenDown) {
   const Outcome outcome = semiseg("train tiny.yaml optim.batch=auto optim.epochs=1");
   ASSERT_EQ(outcome.code, 0) << outcome.output;

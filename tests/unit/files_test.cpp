@@ -1,10 +1,13 @@
 #include "semiseg/files.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
 
 #include "semiseg/error.h"
@@ -63,6 +66,46 @@ TEST_F(Files, KeepsTheOldFileUntilCommit) {
   }
   EXPECT_EQ(read_file(dir_ + "/a"), "old");
   EXPECT_EQ(names(), std::vector<std::string>{"a"});
+}
+
+TEST_F(Files, ALinkStaysAndWhatItLeadsToIsReplaced) {
+  write_file(dir_ + "/a", "old");
+  fs::create_symlink("a", dir_ + "/near");
+  fs::create_symlink(dir_ + "/near", dir_ + "/far");
+  write_file(dir_ + "/far", "new");
+  EXPECT_EQ(fs::read_symlink(dir_ + "/near"), "a");
+  EXPECT_EQ(fs::read_symlink(dir_ + "/far"), dir_ + "/near");
+  EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(dir_ + "/a")));
+  EXPECT_EQ(read_file(dir_ + "/a"), "new");
+  EXPECT_EQ(names().size(), 3u);
+}
+
+TEST_F(Files, APipeIsWrittenTo) {
+  const std::string pipe = dir_ + "/a";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  write_file(pipe, "text");
+  char got[8] = {};
+  EXPECT_EQ(::read(reader, got, sizeof(got)), 4);
+  EXPECT_STREQ(got, "text");
+  ::close(reader);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  EXPECT_EQ(names(), std::vector<std::string>{"a"});
+}
+
+TEST_F(Files, WhatIsStdoutIsAddedTo) {
+  std::fflush(stdout);
+  const int before = ::dup(STDOUT_FILENO), out = ::open((dir_ + "/a").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  ::dup2(out, STDOUT_FILENO);
+  std::fputs("one ", stdout);
+  write_file("/proc/self/fd/1", "two ");
+  write_file(dir_ + "/a", "three ");
+  std::fputs("four", stdout);
+  std::fflush(stdout);
+  ::dup2(before, STDOUT_FILENO);
+  ::close(before);
+  ::close(out);
+  EXPECT_EQ(read_file(dir_ + "/a"), "one two three four");
 }
 
 TEST_F(Files, AWriteThatFailsHalfWayLeavesTheOldFile) {

@@ -198,15 +198,22 @@ TEST_F(PixelCacheTest, ThreadsMayAskForTheSameFile) {
   EXPECT_EQ(entries().size(), 1U);
 }
 
-TEST_F(PixelCacheTest, LeavesNothingOfKilledProcesses) {
+TEST_F(PixelCacheTest, LeavesNothingOfKilledProcessesAndAllThatIsNotItsOwn) {
   fs::create_directories(cache_);
-  const std::string old = cache_ + "/0123456789abcdef.image.tmp-1", young = cache_ + "/0123456789abcdef.label.tmp-2";
-  write_file(old, "x");
-  write_file(young, "x");
-  fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(2));
+  const auto put = [&](const std::string& name, int hours) {
+    write_file(cache_ + "/" + name, "x");
+    fs::last_write_time(cache_ + "/" + name, fs::file_time_type::clock::now() - std::chrono::hours(hours));
+  };
+  put("0123456789abcdef.image.tmp-1", 2);
+  put("fedcba9876543210.label.tmp-1", 2);
+  const std::vector<std::string> others = {"thesis.tmp-1", "0123456789abcdef.tmp-1", "0123456789abcde.image.tmp-1",
+                                           "0123456789abcdef0.image.tmp-1", "0123456789ABCDEF.image.tmp-1"};
+  for (const std::string& name : others) put(name, 2);
+  put("0123456789abcdef.label.tmp-2", 0);  // still written to
   PixelCache cache(cache_);
-  EXPECT_FALSE(fs::exists(old));
-  EXPECT_TRUE(fs::exists(young));
+  EXPECT_EQ(entries().size(), others.size() + 1);
+  EXPECT_FALSE(fs::exists(cache_ + "/0123456789abcdef.image.tmp-1"));
+  EXPECT_FALSE(fs::exists(cache_ + "/fedcba9876543210.label.tmp-1"));
 }
 
 // Batches with a cache, empty and filled, are those without one: PNG and JPEG, views enlarged and reduced by more than two.

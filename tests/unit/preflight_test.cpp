@@ -9,6 +9,7 @@
 #include "batch_size.h"
 #include "memory.h"
 #include "semiseg/device.h"
+#include "semiseg/error.h"
 #include "semiseg/files.h"
 
 namespace semiseg {
@@ -49,6 +50,39 @@ TEST(Forecast, CountsTheCheckpointsThatAreOnDiskTogether) {
   config.checkpoint.every_steps = 50;
   config.checkpoint.keep = 4;
   EXPECT_EQ(checkpoints_mb(config, 100), 700);
+}
+
+TEST(Forecast, CheckpointsThatAreThereNeedNoFurtherSpace) {
+  const std::string dir = testing::TempDir() + "/semiseg_further";
+  std::filesystem::remove_all(dir);
+  Config config;
+  EXPECT_EQ(further_checkpoints_mb(dir, config, 100), 300);
+  make_folders(dir + "/checkpoints");
+  const auto put = [&](const std::string& name) {
+    write_file(dir + "/checkpoints/" + name, "");
+    std::filesystem::resize_file(dir + "/checkpoints/" + name, 100 << 20);  // without a block on the disk
+  };
+  put("last.safetensors");
+  put("notes.txt");
+  EXPECT_EQ(further_checkpoints_mb(dir, config, 100), 200);
+  put("best.safetensors");
+  EXPECT_EQ(further_checkpoints_mb(dir, config, 100), 100);
+  put("step_00000001.safetensors");  // of a run with more numbered ones
+  EXPECT_EQ(further_checkpoints_mb(dir, config, 100), 100);
+}
+
+TEST(RequireUtf8, NamesTheSettingThatNoCheckpointCouldHold) {
+  Config config;
+  config.data.root = "/data/caf\xc3\xa9";
+  EXPECT_NO_THROW(require_utf8(config));
+  config.data.root = "/data/caf\xe9";  // Latin-1
+  try {
+    require_utf8(config);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+    EXPECT_EQ(error.where(), "data.root");
+  }
 }
 
 TEST(LargestThatFits, FollowsALineAndStaysBelowTheLimit) {

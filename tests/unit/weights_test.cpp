@@ -246,6 +246,14 @@ TEST(SafeTensors, RejectsHostileFiles) {
   EXPECT_TRUE(read_safetensors(path).tensors.empty());
 }
 
+TEST(SafeTensors, WritesNoHeaderThatNoReaderTakes) {
+  const std::string path = temporary("long_header.safetensors");
+  std::filesystem::remove(path);
+  EXPECT_ERROR(write_safetensors(path, {{"weight", ramp({3})}}, {{"history", std::string(100'000'000, 'x')}}),
+               "more than the 100000000 that a reader allows");
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
 // A header's length may begin like another format's magic number: a pickle's, a web page's, a zip archive's.
 TEST(SafeTensors, IsToldByItsHeaderWhateverItsLength) {
   const std::string path = temporary("length.safetensors");
