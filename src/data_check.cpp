@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -97,7 +98,8 @@ FileFacts read_image_facts(const std::string& path) {
   std::string warning;
   FileFacts facts = image_facts(file.read({0, 0, file.height(), file.width()}, &warning).pixels_HWC.contiguous());
   facts.warning = warning;
-  const ImageHeader header = read_image_header(read_file(path));
+  std::ifstream stream(path, std::ios::binary);
+  const ImageHeader header = read_image_header(stream);
   facts.stored = header.text();
   facts.rotated = header.rotated;
   return facts;

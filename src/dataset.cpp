@@ -36,15 +36,6 @@ bool parse_fraction(std::string_view text, int64_t& numerator, int64_t& denomina
 // What identifies an image, however its path is written.
 std::string path_key(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
 
-// Enough of a file for its header; more of a JPEG with a long preamble would be needed, and then its size is not known.
-std::string beginning_of(const std::string& path) {
-  std::string bytes(64 << 10, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  bytes.resize(static_cast<size_t>(file.gcount()));
-  return bytes;
-}
-
 // A data set that lists name file by file. `cache` is a folder, or "" for none.
 class FileDataset final : public Dataset {
  public:
@@ -76,7 +67,9 @@ class FileDataset final : public Dataset {
 
   void require_image(Split split, int64_t index, const Tensor& label_HW) const override {
     const FileEntry& entry = lists_[split].at(index);
-    const ImageHeader header = read_image_header(beginning_of(entry.image));
+    std::ifstream stream(entry.image, std::ios::binary);
+    const ImageHeader header = read_image_header(stream);
+    require_readable(header, entry.image);
     int64_t H = header.H, W = header.W;
     const bool has_no_size = header.format == "BMP" || header.format == "TIFF" || header.format == "WebP";  // read here
     if (H == 0 && (label_HW.defined() || !has_no_size)) {                                                   // the decoder knows

@@ -18,7 +18,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kFormat = "semiseg facts 1";  // the first line; then an entry a line
+constexpr const char* kFormat = "semiseg facts 2";  // the first line; then an entry a line
 
 }  // namespace
 

@@ -1,31 +1,44 @@
 #include "image_header.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <sstream>
+
+#include "semiseg/error.h"
 
 namespace semiseg {
 namespace {
 
-// Numbers at places of a file; 0 beyond its end.
+// Numbers and text at places of a file, or of the part that begins at `begin`; 0 beyond its end.
 class Bytes {
  public:
-  Bytes(std::string_view bytes, bool little) : bytes_(bytes), little_(little) {}
+  Bytes(std::istream& file, bool little, size_t begin = 0) : file_(file), little_(little), begin_(begin) {}
 
-  uint8_t byte(size_t at) const { return at < bytes_.size() ? static_cast<uint8_t>(bytes_[at]) : uint8_t{0}; }
+  std::string text(size_t at, size_t count) const {
+    std::string text(count, '\0');
+    file_.clear();
+    file_.seekg(static_cast<std::streamoff>(begin_ + at));
+    file_.read(text.data(), static_cast<std::streamsize>(count));
+    return text;
+  }
+  uint8_t byte(size_t at) const { return static_cast<uint8_t>(text(at, 1)[0]); }
   uint32_t number(size_t at, size_t count) const {
+    const std::string bytes = text(at, count);
     uint32_t value = 0;
-    for (size_t i = 0; i < count; ++i) value = value << 8 | byte(at + (little_ ? count - 1 - i : i));
+    for (size_t i = 0; i < count; ++i) value = value << 8 | static_cast<uint8_t>(bytes[little_ ? count - 1 - i : i]);
     return value;
   }
 
  private:
-  std::string_view bytes_;
+  std::istream& file_;
   bool little_;
+  size_t begin_;
 };
 
 // The first value of a tag in the first directory of a TIFF file, which is what EXIF is too (TIFF 6.0, section 2).
-std::optional<uint32_t> tiff_value(std::string_view tiff, uint32_t tag) {
-  const Bytes file(tiff, tiff.substr(0, 2) == "II");
+std::optional<uint32_t> tiff_value(std::istream& stream, size_t begin, uint32_t tag) {
+  const Bytes file(stream, Bytes(stream, /*little=*/true, begin).text(0, 2) == "II", begin);
   const size_t directory = file.number(4, 4);
   for (size_t entry = directory + 2, left = file.number(directory, 2); left > 0; --left, entry += 12) {
     if (file.number(entry, 2) != tag) continue;
@@ -38,11 +51,10 @@ std::optional<uint32_t> tiff_value(std::string_view tiff, uint32_t tag) {
   return std::nullopt;
 }
 
-void read_jpeg(std::string_view jpeg, ImageHeader& header) {
-  const Bytes file(jpeg, /*little=*/false);
+void read_jpeg(std::istream& stream, ImageHeader& header) {
+  const Bytes file(stream, /*little=*/false);
   // Segments up to the first scan (ITU T.81, annex B).
-  for (size_t at = 2; at + 4 <= jpeg.size() && file.byte(at) == 0xff && file.byte(at + 1) != 0xda;
-       at += 2 + file.number(at + 2, 2)) {
+  for (size_t at = 2; file.byte(at) == 0xff && file.byte(at + 1) != 0xda; at += 2 + file.number(at + 2, 2)) {
     const uint8_t marker = file.byte(at + 1);
     if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {
       header.bits = file.byte(at + 4);
@@ -51,20 +63,42 @@ void read_jpeg(std::string_view jpeg, ImageHeader& header) {
       header.channels = file.byte(at + 9);
     }
     constexpr uint32_t kOrientation = 0x0112;
-    if (marker == 0xe1 && jpeg.substr(at + 4, 6) == std::string_view("Exif\0\0", 6))
-      header.rotated = tiff_value(jpeg.substr(at + 10), kOrientation).value_or(1) > 1;
+    if (marker == 0xe1 && file.text(at + 4, 6) == std::string_view("Exif\0\0", 6))
+      header.rotated = tiff_value(stream, at + 10, kOrientation).value_or(1) > 1;
   }
+}
+
+// Of its info header, or of the older core header.
+void read_bmp(const Bytes& file, ImageHeader& header) {
+  const size_t info = file.number(14, 4);
+  const bool core = info == 12;
+  const int bits = static_cast<int>(file.number(core ? 24 : 28, 2));  // of a pixel
+  header.bits = std::min(bits, 8);
+  header.channels = bits <= 8 ? 1 : bits / 8;
+  header.palette = bits < 8;
+  if (bits != 8) return;
+  const size_t entry = core ? 3 : 4, used = core ? 0 : file.number(46, 4),
+               entries = used == 0 ? 256 : std::min<size_t>(used, 256);
+  const std::string colours = file.text(14 + info, entry * entries);
+  for (size_t i = 0; i < entries; ++i)
+    for (size_t c = 0; c < 3; ++c) header.palette = header.palette || static_cast<uint8_t>(colours[entry * i + c]) != i;
 }
 
 }  // namespace
 
 ImageHeader read_image_header(std::string_view bytes) {
+  std::istringstream file{std::string(bytes)};
+  return read_image_header(file);
+}
+
+ImageHeader read_image_header(std::istream& stream) {
   ImageHeader header;
-  const auto starts = [&](std::string_view magic) { return bytes.substr(0, magic.size()) == magic; };
-  const Bytes file(bytes, /*little=*/true);
+  const Bytes file(stream, /*little=*/true);
+  const std::string start = file.text(0, 12);
+  const auto starts = [&](std::string_view magic) { return start.starts_with(magic); };
   if (starts("\x89PNG\r\n\x1a\n")) {
     header.format = "PNG";
-    const Bytes big(bytes, /*little=*/false);
+    const Bytes big(stream, /*little=*/false);
     header.W = static_cast<int>(big.number(16, 4));
     header.H = static_cast<int>(big.number(20, 4));
     header.bits = file.byte(24);
@@ -73,24 +107,31 @@ ImageHeader read_image_header(std::string_view bytes) {
     header.channels = header.palette ? 1 : 1 + (colour & 2) + (colour & 4) / 4;
   } else if (starts("\xff\xd8\xff")) {
     header.format = "JPEG";
-    read_jpeg(bytes, header);
+    read_jpeg(stream, header);
   } else if (starts("BM")) {
     header.format = "BMP";
-    const int bits = file.byte(28);  // of a pixel
-    header.palette = bits <= 8;
-    header.channels = header.palette ? 1 : bits / 8;
-    header.bits = header.palette ? bits : 8;
+    read_bmp(file, header);
   } else if (starts(std::string_view("II*\0", 4)) || starts(std::string_view("MM\0*", 4))) {
     header.format = "TIFF";
-    constexpr uint32_t kBitsPerSample = 258, kPhotometric = 262, kSamplesPerPixel = 277, kPalette = 3;
-    header.bits = static_cast<int>(tiff_value(bytes, kBitsPerSample).value_or(1));
-    header.channels = static_cast<int>(tiff_value(bytes, kSamplesPerPixel).value_or(1));
-    header.palette = tiff_value(bytes, kPhotometric) == kPalette;
-  } else if (starts("RIFF") && bytes.substr(8, 4) == "WEBP") {
+    constexpr uint32_t kBitsPerSample = 258, kPhotometric = 262, kSamplesPerPixel = 277, kWhiteIsZero = 0, kPalette = 3;
+    const auto value = [&](uint32_t tag) { return tiff_value(stream, 0, tag); };
+    header.bits = static_cast<int>(value(kBitsPerSample).value_or(1));
+    header.channels = static_cast<int>(value(kSamplesPerPixel).value_or(1));
+    header.palette = value(kPhotometric) == kPalette;
+    header.inverted = value(kPhotometric) == kWhiteIsZero;
+  } else if (starts("RIFF") && start.substr(8) == "WEBP") {
     header.format = "WebP";
     header.bits = 8;
   }
   return header;
+}
+
+void require_readable(const ImageHeader& header, const std::string& path) {
+  const int channels = header.channels, bits = header.bits;
+  const bool readable = channels >= 1 && channels <= 4 && (bits == 8 || bits == 16 || (bits == 1 && channels == 1));
+  if (header.format == "TIFF" && !readable)
+    throw Error(ErrorKind::kData, "TIFF with " + counted(channels, "channel") + " of " + counted(bits, "bit"), path,
+                "1 to 4 channels of 8 or 16 bits are read");
 }
 
 std::string ImageHeader::text() const {
@@ -103,6 +144,7 @@ std::string ImageHeader::text() const {
   else
     text += " " + std::to_string(channels) + " channels";
   if (bits > 0) text += " " + std::to_string(bits) + "-bit";
+  if (inverted) text += ", 0 is white";
   return text;
 }
 

@@ -19,6 +19,7 @@
 #include <string_view>
 
 #include "image_file.h"
+#include "image_header.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -168,6 +169,7 @@ cv::Mat decode(const std::string& bytes, int flags, const std::string& path) {
   }
   if (!pixels.empty()) return pixels;
   if (is_jpeg(bytes) || is_png(bytes)) fail(path, "the image data is damaged", kCopyAgain);
+  require_readable(read_image_header(bytes), path);
   if (bytes.rfind("version https://git-lfs", 0) == 0) fail(path, "a Git LFS pointer, not the image itself", "run git lfs pull");
   fail(path, "not an image", "PNG, JPEG, BMP, TIFF and WebP files are read");
 }
@@ -373,10 +375,24 @@ std::string ranges_text(Predicate wanted) {
   return text;
 }
 
-void write_encoded(const std::string& extension, const std::string& path, const cv::Mat& pixels) {
+void write_encoded(const std::string& extension, const std::string& path, const cv::Mat& pixels, bool is_result) {
   std::vector<uchar> bytes;
   if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
+  if (is_result && extension == ".png") mark_png(bytes);
   write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+// uint8, grey [H, W] or RGB [H, W, 3].
+void write_encoded(const std::string& extension, const std::string& path, const Tensor& pixels, bool is_result) {
+  const Tensor whole = pixels.contiguous();
+  const auto rows = static_cast<int>(whole.size(0)), columns = static_cast<int>(whole.size(1));
+  cv::Mat encoded(rows, columns, whole.dim() == 3 ? CV_8UC3 : CV_8UC1, whole.data_ptr<uint8_t>());
+  if (whole.dim() == 3) {
+    cv::Mat bgr;
+    cv::cvtColor(encoded, bgr, cv::COLOR_RGB2BGR);
+    encoded = bgr;
+  }
+  write_encoded(extension, path, encoded, is_result);
 }
 
 }  // namespace
@@ -454,6 +470,11 @@ Tensor read_label_values(const std::string& path) {
   const std::string bytes = image_bytes(path);
   if (is_png(bytes)) return png_label(bytes, path);
   if (is_jpeg(bytes)) fail(path, "JPEG label: lossy compression changes class indices", "save labels as PNG");
+  // OpenCV gives the shades that a palette, single bits or a white 0 stand for, and of several TIFF channels maybe the first.
+  const ImageHeader header = read_image_header(bytes);
+  if (header.palette || header.inverted || (header.bits > 0 && header.bits < 8))
+    fail(path, "label stored as " + header.text() + ": what is read are shades, not class indices", "save it as PNG");
+  if (header.format == "TIFF" && header.channels > 1) fail_colour(path, header.channels);
   const cv::Mat pixels = decode(bytes, cv::IMREAD_UNCHANGED, path);
   if (pixels.channels() != 1) fail_colour(path, pixels.channels());
   if (pixels.depth() != CV_8U) fail_depth(path, str(8 * pixels.elemSize1(), "-bit"));
@@ -503,14 +524,18 @@ Tensor map_label(const Tensor& values_HW, const std::array<int16_t, 256>& value_
 }
 
 void write_picture(const std::string& path, const cv::Mat& picture) {
-  write_encoded(std::filesystem::path(path).extension().string(), path, picture);
+  write_encoded(std::filesystem::path(path).extension().string(), path, picture, /*is_result=*/true);
+}
+
+void write_result_png(const std::string& path, const Tensor& pixels) {
+  TORCH_CHECK((pixels.dim() == 2 || (pixels.dim() == 3 && pixels.size(2) == 3)) && pixels.scalar_type() == at::kByte,
+              "write_result_png wants uint8 [H, W] or [H, W, 3]");
+  write_encoded(".png", path, pixels, /*is_result=*/true);
 }
 
 void write_label_png(const std::string& path, const Tensor& label_HW) {
   TORCH_CHECK(label_HW.dim() == 2 && label_HW.scalar_type() == at::kByte, "write_label_png wants uint8 [H, W]");
-  const Tensor label = label_HW.contiguous();
-  const cv::Mat pixels(static_cast<int>(label.size(0)), static_cast<int>(label.size(1)), CV_8UC1, label.data_ptr<uint8_t>());
-  write_encoded(".png", path, pixels);
+  write_encoded(".png", path, label_HW, /*is_result=*/false);
 }
 
 void write_image(const std::string& path, const Tensor& image_HWC) {
@@ -520,11 +545,7 @@ void write_image(const std::string& path, const Tensor& image_HWC) {
   for (char& letter : extension) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
   if (extension != ".png" && extension != ".jpg" && extension != ".jpeg")
     throw Error(ErrorKind::kConfig, "pictures cannot be written with this ending", path, "use .png or .jpg");
-  const Tensor image = image_HWC.contiguous();
-  const cv::Mat rgb(static_cast<int>(image.size(0)), static_cast<int>(image.size(1)), CV_8UC3, image.data_ptr<uint8_t>());
-  cv::Mat bgr;
-  cv::cvtColor(rgb, bgr, cv::COLOR_RGB2BGR);
-  write_encoded(extension, path, bgr);
+  write_encoded(extension, path, image_HWC, /*is_result=*/false);
 }
 
 Tensor overlay(const Tensor& image_HWC, const Tensor& label_HW, const ClassSet& classes, double opacity) {

@@ -77,7 +77,7 @@ class Dataset {
   // The label alone, for counting.
   virtual Tensor label(Split split, int64_t index) const = 0;
   // Throws Error(kData) where the image's file cannot be one, or has another size than `label_HW` (undefined: not looked at),
-  // as far as its first bytes tell; so it is found before training that would fail hours later. Here: nothing.
+  // as far as its header tells; so it is found before training that would fail hours later. Here: nothing.
   virtual void require_image(Split, int64_t /*index*/, const Tensor& /*label_HW*/) const {}
   // The image's path as messages and predictions name it.
   virtual std::string id(Split split, int64_t index) const = 0;

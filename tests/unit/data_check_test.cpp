@@ -308,10 +308,11 @@ TEST(ImageHeader, SaysHowAnImageIsStored) {
     const char* ending;
     int type;
     const char* text;
-  } cases[] = {
-      {".png", CV_8UC3, "PNG RGB 8-bit"},   {".png", CV_8UC1, "PNG grey 8-bit"},    {".png", CV_8UC4, "PNG RGBA 8-bit"},
-      {".png", CV_16UC3, "PNG RGB 16-bit"}, {".jpg", CV_8UC3, "JPEG RGB 8-bit"},    {".jpg", CV_8UC1, "JPEG grey 8-bit"},
-      {".bmp", CV_8UC3, "BMP RGB 8-bit"},   {".tif", CV_16UC1, "TIFF grey 16-bit"}, {".tif", CV_8UC3, "TIFF RGB 8-bit"}};
+  } cases[] = {{".png", CV_8UC3, "PNG RGB 8-bit"},     {".png", CV_8UC1, "PNG grey 8-bit"},
+               {".png", CV_8UC4, "PNG RGBA 8-bit"},    {".png", CV_16UC3, "PNG RGB 16-bit"},
+               {".jpg", CV_8UC3, "JPEG RGB 8-bit"},    {".jpg", CV_8UC1, "JPEG grey 8-bit"},
+               {".bmp", CV_8UC1, "BMP grey 8-bit"},    {".bmp", CV_8UC3, "BMP RGB 8-bit"},
+               {".tif", CV_16UC1, "TIFF grey 16-bit"}, {".tif", CV_8UC3, "TIFF RGB 8-bit"}};
   for (const auto& c : cases) {
     const std::string path = dir + "/image" + c.ending;
     cv::imwrite(path, cv::Mat(4, 6, c.type, cv::Scalar(1, 2, 3, 4)));

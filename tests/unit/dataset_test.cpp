@@ -13,6 +13,7 @@
 #include "datasets/synthetic.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "tiff.h"
 
 namespace semiseg {
 namespace {
@@ -144,6 +145,23 @@ TEST_F(DatasetTest, ClassFile) {
   for (const int ignored : {0, 254, 255}) EXPECT_EQ(classes.value_to_class[ignored], kIgnore);
 }
 
+TEST_F(DatasetTest, NamesAloneAreAClassFile) {
+  for (const char* text : {"road\ntraffic light\nGebäude\n", "name\r\nroad\r\ntraffic light\r\nGebäude",
+                           "id,name\n0,road\n1,traffic light\n2,Gebäude\n", "road;0\nvoid;9\ntraffic light;1\nGebäude;2\n",
+                           "# ids\n0 road\n1 traffic light\n\n2 Gebäude\n"}) {
+    const ClassSet classes = load_classes(put("names.txt", text), 255);
+    EXPECT_EQ(classes.names, (std::vector<std::string>{"road", "traffic light", "Gebäude"})) << text;
+    EXPECT_EQ(classes.value_to_class[2], 2) << text;
+    EXPECT_EQ(classes.value_to_class[9], text[5] == '0' ? kIgnore : -1) << text;
+  }
+  EXPECT_EQ(load_classes(put("names.txt", "void\nroad\n"), 255).value_to_class[1], 0);
+  // No names: a list of images, a table with a line that is none of it, YAML.
+  for (const char* text :
+       {"images/a.png labels/a.png\n", "0,road\nsky\n1,2,3\n", "128 64 128 road\n1 2 x car\n", "- road\n- sky\n"})
+    expect_contains(message_of([&] { load_classes(put("names.txt", text), 255); }, ErrorKind::kConfig),
+                    "such as classes: [{name: road}, {name: sky}]");
+}
+
 TEST_F(DatasetTest, BadClassFiles) {
   const struct {
     std::string text, line, message;
@@ -271,6 +289,17 @@ TEST_F(DatasetTest, ImagesThatCannotBeReadAreFoundByTheirFirstBytes) {
   expect_contains(problem("text.jpg"), path("text.jpg"));
   write_file(path("short.png"), read_file(path("a.png")).substr(0, 12));
   expect_contains(problem("short.png"), path("short.png"));
+}
+
+TEST_F(DatasetTest, UnlabelledImagesThatCannotBeReadAreFoundByTheirHeader) {
+  put_image("a.png");
+  put_label("l.png", 0);
+  put("five.tif", tiff(200, 100, 5, 8, 1));  // its directory is behind the first 64 KiB
+  put("three.tif", tiff(200, 100, 3, 8, 2));
+  const auto data = open_dataset(list_config("a.png l.png", "three.tif\nfive.tif\n"));
+  EXPECT_NO_THROW(data->require_image(Split::kUnlabeled, 0, {}));
+  EXPECT_EQ(message_of([&] { data->require_image(Split::kUnlabeled, 1, {}); }, ErrorKind::kData),
+            path("five.tif") + ": TIFF with 5 channels of 8 bits; 1 to 4 channels of 8 or 16 bits are read");
 }
 
 TEST_F(DatasetTest, EvaluationNeedsNoTrainingFiles) {

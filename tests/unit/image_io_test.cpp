@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
@@ -11,6 +12,7 @@
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "tiff.h"
 
 namespace semiseg {
 namespace {
@@ -252,6 +254,71 @@ TEST_F(ImageIoTest, BmpAndTiffLabels) {
   for (const std::string extension : {".bmp", ".tif"})
     EXPECT_EQ(values_of(read_label_values(put("a" + extension, encoded(extension, label)))), (std::vector<int>{0, 100, 200}))
         << extension;
+}
+
+// Four pixels in a row, of up to 8 bits. `grey` is what the palette makes of each value (-1: not in the palette).
+std::string bmp(uint32_t bits, const std::string& pixels, const std::function<int(int)>& grey) {
+  std::string palette;
+  for (int value = 0; value < 1 << bits && grey(value) >= 0; ++value)
+    palette += std::string(3, static_cast<char>(grey(value))) + '\0';
+  std::string bytes = "BM";
+  const auto put = [&](uint32_t value, int count) {
+    for (int i = 0; i < count; ++i) bytes += static_cast<char>(value >> 8 * i);
+  };
+  const auto begin = static_cast<uint32_t>(54 + palette.size());
+  for (const uint32_t value : {begin + 4, 0u, begin, 40u, 4u, 1u}) put(value, 4);
+  put(1, 2);
+  put(bits, 2);
+  for (const uint32_t value : {0u, 4u, 0u, 0u, static_cast<uint32_t>(palette.size() / 4), 0u}) put(value, 4);
+  return bytes + palette + (pixels + std::string(4, '\0')).substr(0, 4);
+}
+
+TEST_F(ImageIoTest, LabelsInGreyBmpAndTiffKeepValues) {
+  const std::string values("\x00\x01\x12\xc8", 4);
+  const std::vector<int> expected{0, 1, 18, 200};
+  EXPECT_EQ(values_of(read_label_values(put("a.bmp", bmp(8, values, [](int v) { return v; })))), expected);
+  EXPECT_EQ(values_of(read_label_values(put("few.bmp", bmp(8, values, [](int v) { return v <= 200 ? v : -1; })))), expected);
+  EXPECT_EQ(values_of(read_label_values(put("a.tif", tiff(1, 4, 1, 8, 1, values)))), expected);
+}
+
+TEST_F(ImageIoTest, LabelsOfWhichOnlyShadesAreReadAreRefused) {
+  const auto same = [](int v) { return v; };
+  const struct {
+    std::string file, stored;
+  } kCases[] = {
+      {put("one.bmp", bmp(1, "\xb0", same)), "BMP palette 1-bit"},
+      {put("four.bmp", bmp(4, "\x01\x23", same)), "BMP palette 4-bit"},
+      {put("other.bmp", bmp(8, "\1\2\3\4", [](int v) { return 255 - v; })), "BMP palette 8-bit"},
+      {put("one.tif", tiff(1, 4, 1, 1, 1, "\xb0")), "TIFF grey 1-bit"},
+      {put("palette.tif", tiff(1, 4, 1, 8, 3, "\1\2\3\4")), "TIFF palette 8-bit"},
+      {put("white.tif", tiff(1, 4, 1, 8, 0, "\1\2\3\4")), "TIFF grey 8-bit, 0 is white"},
+  };
+  for (const auto& test : kCases)
+    EXPECT_EQ(message_of([&] { read_label_values(test.file); }),
+              test.file + ": label stored as " + test.stored + ": what is read are shades, not class indices; save it as PNG");
+  expect_contains(message_of([&] { read_label_values(put("two.tif", tiff(1, 2, 2, 8, 1, "\1\2\3\4"))); }),
+                  "colour label (2 channels)");
+}
+
+TEST_F(ImageIoTest, TiffImagesThatAreNotReadSayWhatTheyAre) {
+  for (const uint32_t channels : {1, 2, 3, 4})
+    for (const uint32_t bits : {8, 16})
+      EXPECT_EQ(read_image(put("a.tif", tiff(6, 8, channels, bits, channels < 3 ? 1 : 2))).sizes(),
+                (std::vector<int64_t>{6, 8, 3}))
+          << channels << " " << bits;
+  const struct {
+    uint32_t channels, bits;
+    const char* what;
+  } kCases[] = {{5, 8, "5 channels of 8 bits"},
+                {8, 16, "8 channels of 16 bits"},
+                {1, 4, "1 channel of 4 bits"},
+                {1, 32, "1 channel of 32 bits"},
+                {3, 32, "3 channels of 32 bits"}};
+  for (const auto& [channels, bits, what] : kCases) {
+    const std::string file = put("b.tif", tiff(6, 8, channels, bits, 1));
+    EXPECT_EQ(message_of([&] { read_image(file); }),
+              file + ": TIFF with " + what + "; 1 to 4 channels of 8 or 16 bits are read");
+  }
 }
 
 TEST_F(ImageIoTest, WhatIsNoLabel) {
