@@ -1,6 +1,9 @@
 #include "host.h"
 
+#include <signal.h>
 #include <unistd.h>
+
+#include <cerrno>
 
 namespace semiseg {
 
@@ -9,6 +12,8 @@ std::string host_name() {
   ::gethostname(host, sizeof(host) - 1);
   return host;
 }
+
+bool process_exists(int64_t pid) { return pid > 0 && (::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM); }
 
 std::string utc_text(std::time_t time) {
   char text[32];

@@ -192,4 +192,35 @@ std::vector<PredictInput> find_inputs(const std::vector<std::string>& words, con
   return inputs.take();
 }
 
+std::vector<std::string> result_files(const std::vector<PredictInput>& inputs, const std::string& output, bool overlays,
+                                      bool confidences) {
+  std::vector<std::string> files;
+  for (const PredictInput& input : inputs) {
+    const fs::path stem = fs::path(output) / input.name;
+    const auto add = [&](const std::string& ending) { files.push_back(stem.string() + ending); };
+    if (!input.video) {
+      add(".png");
+      if (overlays) add("_overlay.jpg");
+      if (confidences) add("_confidence.png");
+      continue;
+    }
+    for (const std::string ending : {".mp4", ".avi"}) {
+      if (overlays) add("_overlay" + ending);
+      if (confidences) add("_confidence" + ending);
+    }
+    const std::string begin = stem.filename().string() + "_";
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(stem.parent_path(), none)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(begin)) continue;
+      const size_t end = std::min(name.find_first_not_of("0123456789", begin.size()), name.size());
+      const std::string ending = name.substr(end);
+      if (end - begin.size() >= 6 &&
+          (ending == ".png" || (overlays && ending == "_overlay.png") || (confidences && ending == "_confidence.png")))
+        files.push_back(entry.path().string());
+    }
+  }
+  return files;
+}
+
 }  // namespace semiseg

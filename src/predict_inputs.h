@@ -23,4 +23,9 @@ struct PredictInput {
 // nothing, and Error(kConfig) where a result would replace an input.
 std::vector<PredictInput> find_inputs(const std::vector<std::string>& words, const std::string& output);
 
+// Files in `output` that the results of these inputs are written to, with or without overlays and confidence maps. How many
+// frames a video has is not known beforehand: of those, the ones that are there now.
+std::vector<std::string> result_files(const std::vector<PredictInput>& inputs, const std::string& output, bool overlays,
+                                      bool confidences);
+
 }  // namespace semiseg

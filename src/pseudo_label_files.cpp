@@ -6,9 +6,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <set>
 
+#include "image_file.h"
 #include "list_file.h"
+#include "output_files.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
@@ -24,18 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// File names of images without folder and ending, each given out once: images of one name in two folders do not collide.
-class FileNames {
- public:
-  std::string of(const std::string& id, int64_t index) {
-    std::string name = fs::path(id).stem().string();
-    while (!taken_.insert(name).second) name += str("_", index);
-    return name;
-  }
-
- private:
-  std::set<std::string> taken_;
-};
+constexpr const char* kTableHeader = "image,reliability,accepted,confidence\n";  // of reliability.csv
+constexpr const char* kLists[] = {"/list.txt", "/reliable.txt", "/rest.txt"};
 
 // Values that stand for classes in label files: uint8 [256], by class index and kIgnore.
 Tensor values_of_classes(const ClassSet& classes, int64_t ignore_index) {
@@ -111,7 +102,29 @@ std::string identity_of(const PseudoLabelJob& job, const Config& config, const D
 
 // class_HW: uint8, on the host.
 void write_label(const std::string& path, const Tensor& class_HW, const Tensor& values) {
-  write_label_png(path, values.index_select(0, class_HW.flatten().to(at::kLong)).view_as(class_HW));
+  write_result_png(path, values.index_select(0, class_HW.flatten().to(at::kLong)).view_as(class_HW));
+}
+
+// Refuses a folder where files would be replaced, or mixed with, that no earlier call has written.
+void require_own_folder(const std::string& root, const Config& config) {
+  std::vector<std::string> files;
+  for (const char* part : {"/labels", "/images"}) {
+    std::error_code none;
+    if (part == std::string("/images") && !is_drawn(config)) continue;
+    for (const auto& entry : fs::directory_iterator(root + part, none))
+      if (entry.path().extension() == ".png") files.push_back(entry.path().string());
+  }
+  for (const char* list : kLists) files.push_back(root + list);
+  const std::string table = root + "/reliability.csv";
+  files.push_back(table);
+  require_replaceable(files, config, "-o");
+
+  // Lists do not say who wrote them: the table does, which is there whenever they are.
+  const bool own = fs::is_regular_file(table) && read_file(table).starts_with(kTableHeader);
+  for (const std::string& file : files)
+    if (!own && fs::path(file).extension() != ".png" && fs::exists(file))
+      throw Error(ErrorKind::kConfig, "pseudo-label would replace this file, and has not written it", file,
+                  "move it away, or choose another folder with -o");
 }
 
 // The network of a checkpoint, without what the class weights and the logit adjustment of its own training add to classes.
@@ -142,7 +155,7 @@ bool write_split(const Dataset& data, Split split, const Config& config, const s
     const Sample sample = reader.next();
     const std::string name = names.of(sample.id, index) + ".png";
     const std::string image = folder + "/images/" + name, label = folder + "/labels/" + name;
-    write_image(image, sample.image_HWC);
+    write_result_png(image, sample.image_HWC);
     write_label(label, sample.label_HW, values);
     list += list_column(image) + " " + list_column(label) + "\n";
   }
@@ -158,6 +171,8 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   const auto data = open_dataset(config);
   const int64_t count = data->size(Split::kUnlabeled), K = data->classes().size();
   if (count == 0) throw Error(ErrorKind::kData, "there is no unlabelled image", "data.unlabeled", "name a list of images");
+  const std::string root = absolute_path(folder);
+  if (job.may_hold_others) require_own_folder(root, config);
 
   const auto load = [&](const std::string& path) {
     const auto network =
@@ -175,10 +190,10 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
                earlier.empty() ? "mean confidence" : str("agreement with ", earlier.size(), " earlier checkpoints"), ", ",
                describe_device(device), ", ", precision_name(precision)));
 
-  const std::string root = absolute_path(folder);
   make_folders(root + "/labels");
   if (is_drawn(config)) make_folders(root + "/images");
-  for (const char* list : {"/list.txt", "/reliable.txt", "/rest.txt", "/reliability.csv"}) remove_file(root + list);
+  for (const char* list : kLists) remove_file(root + list);
+  remove_file(root + "/reliability.csv");
 
   const std::string progress_path = root + "/progress.csv";
   std::optional<ProgressFile> progress;
@@ -194,7 +209,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   std::string list;
   const Tensor values = values_of_classes(data->classes(), config.data.ignore_index);
   ConfusionMatrix agreement(K, device), truth(K, device);
-  bool truth_known = false;
+  int64_t with_truth = 0;  // images of this call; those that an earlier one has labelled are not read again
   FileNames names;
   double accepted_sum = 0;
   const Stopwatch watch;
@@ -215,7 +230,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
       const Prediction prediction = predict_with_confidence(*labeler, sample.image_HWC, options);
       const auto class_HW = prediction.class_BHW[0], confidence_HW = prediction.confidence_BHW[0];
       const auto accepted_HW = confidence_HW >= job.threshold;
-      if (is_drawn(config)) write_image(image, sample.image_HWC);
+      if (is_drawn(config)) write_result_png(image, sample.image_HWC);
       write_label(label, at::where(accepted_HW, class_HW, kIgnore).to(at::kCPU, at::kByte), values);
 
       row.scores.accepted = accepted_HW.to(at::kFloat).mean().item<double>();
@@ -230,7 +245,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
         }
       }
       if (sample.label_HW.defined()) {
-        truth_known = true;
+        ++with_truth;
         truth.add(class_HW, at::where(accepted_HW, sample.label_HW.to(device, at::kLong), kIgnore));
       }
       progress->add(row.scores);
@@ -243,7 +258,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
 
   std::stable_sort(rows.begin(), rows.end(),
                    [](const Row& a, const Row& b) { return a.scores.reliability > b.scores.reliability; });
-  std::string table = "image,reliability,accepted,confidence\n", reliable, rest;
+  std::string table = kTableHeader, reliable, rest;
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
     table +=
@@ -262,7 +277,9 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
                   static_cast<long long>(count - done), seconds, static_cast<double>(count - done) / std::max(seconds, 1e-9),
                   100 * accepted_sum / static_cast<double>(count), job.threshold) +
            root);
-  if (truth_known) log_info("pseudo-labels against the true labels:\n" + score_table(truth.scores(), data->classes().names));
+  if (with_truth > 0)
+    log_info(str("pseudo-labels of ", with_truth, " images against the true labels:\n") +
+             score_table(truth.scores(), data->classes().names));
   return true;
 }
 

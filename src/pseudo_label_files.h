@@ -17,6 +17,7 @@ struct PseudoLabelJob {
   std::string newest;                                        // empty: `checkpoint`
   double threshold = 0;                                      // least confidence of a pixel that gets a label
   bool undo_class_bias = false;                              // see semi.undo_class_bias; all are checkpoints of semiseg then
+  bool may_hold_others = false;                              // the folder is one that a user chose
   std::function<void(int64_t images, int64_t of)> progress;  // called before each image; may be empty
 };
 
@@ -29,7 +30,7 @@ struct PseudoLabelJob {
 //   list.txt           all in the order of the unlabelled list, written last: where it is, the folder is complete
 // Reliability is ST++'s: the mean of mIoU(earlier_j, newest) of the image's predictions; without earlier checkpoints, the mean
 // confidence. Returns false when a signal stopped it; the same job in the same folder then goes on where it was stopped or
-// killed.
+// killed. Throws Error(kConfig) where the folder may_hold_others, and holds labels or lists that no earlier call has written.
 bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const std::string& folder);
 
 // The numbered checkpoints beside `checkpoint` that hold fewer steps than it, the oldest first.

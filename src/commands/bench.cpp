@@ -9,7 +9,9 @@
 
 #include "batch_size.h"
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "observers.h"
+#include "output_files.h"
 #include "semiseg/device.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -140,7 +142,8 @@ int64_t steps_of(const Arguments& arguments) {
 int run(const Arguments& arguments) {
   constexpr int64_t kWarmUp = 2, kEvaluations = 5;
   const int64_t steps = steps_of(arguments);
-  Config config = load_config(arguments.positional[0], arguments.overrides);
+  if (arguments.has("json")) require_writable(arguments.get("json"));
+  Config config = load_config(config_file(arguments.positional[0]), arguments.overrides);
   if (config.optim.batch == "auto") choose_batch(&config);
   const torch::Device device = prepare_device(&config);
   const Precision precision = resolve_precision(config.run.precision, device);

@@ -5,8 +5,11 @@
 #include <set>
 
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "data_check.h"
 #include "datasets/file_list.h"
+#include "output_files.h"
+#include "reports/text.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -64,7 +67,7 @@ void print_classes(const DataReport& report) {
     std::printf(" | %9s %16s %7s", "share", (std::string(split_name(split)) + " pixels").c_str(), "images");
   std::printf("\n");
   for (int64_t k = 0; k < report.classes.size(); ++k) {
-    std::printf("%-16s", report.classes.names[k].c_str());
+    std::printf("%s", padded(report.classes.names[k], 16).c_str());
     for (const Split split : splits) {
       const SplitFacts& facts = report[split];
       std::printf(" | %8.3f%% %16lld %7lld", 100 * facts.share(k), static_cast<long long>(facts.pixels[k]),
@@ -158,7 +161,8 @@ std::string json_of(const DataReport& report) {
 }
 
 int run(const Arguments& arguments) {
-  const Config config = load_config(arguments.positional.at(0), arguments.overrides);
+  if (arguments.has("json")) require_writable(arguments.get("json"));
+  const Config config = load_config(config_file(arguments.positional.at(0)), arguments.overrides);
   install_signal_handlers();
   FactsCache cache(facts_path(config.data.root), arguments.has("fresh"));
   const Stopwatch watch;

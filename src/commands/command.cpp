@@ -96,6 +96,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
 }
 
 int run_command_line(const std::vector<std::string>& words) {
+  if (words.size() == 2 && words[0] == "help" && words[1][0] != '-') return run_command_line({words[1], "--help"});
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
     print_overview();
     return 0;

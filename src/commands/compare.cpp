@@ -2,12 +2,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
+#include "host.h"
+#include "output_files.h"
 #include "reports/html/page.h"
 #include "reports/html/run_json.h"
+#include "reports/run_view.h"
 #include "reports/text.h"
 #include "run_record.h"
 #include "run_summary.h"
@@ -20,6 +24,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// What `watch` says of a process that could not say itself that it ended.
+void find_killed(RunStatus* status) {
+  const Life life = life_of(*status, std::time(nullptr), host_name(), process_exists(status->pid));
+  if (life == Life::kGone) status->state = "killed";
+  if (life == Life::kSilent) status->state = "no sign of life";
+}
+
 // Those of the runs that have a finished epoch.
 std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
   std::vector<RunRecord> runs;
@@ -27,6 +38,7 @@ std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
   for (const std::string& dir : dirs) {
     if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
     RunRecord run = read_run(dir, /*may_be_young=*/true);
+    if (run.status) find_killed(&*run.status);
     if (run.history.empty())
       young.push_back(dir);
     else
@@ -173,21 +185,15 @@ Table differences_table(const Json& differences, const std::vector<RunSummary>& 
   return table;
 }
 
-// Characters of UTF-8.
-size_t width_of(const std::string& text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
-}
-
 // Columns as wide as their widest cell, the first to the left, the others to the right.
 void print(const Table& table) {
-  std::vector<size_t> widths(table[0].size());
+  std::vector<int> widths(table[0].size());
   for (const auto& row : table)
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], width_of(row[c]));
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], columns_of(row[c]));
   for (const auto& row : table) {
     std::string line;
     for (size_t c = 0; c < row.size(); ++c) {
-      const std::string space(widths[c] - width_of(row[c]), ' ');
+      const std::string space(static_cast<size_t>(widths[c] - columns_of(row[c])), ' ');
       line += c == 0 ? row[c] + space : "  " + space + row[c];
     }
     std::printf("%s\n", line.c_str());
@@ -222,6 +228,9 @@ Json json_of(const std::vector<RunRecord>& runs, const std::vector<RunSummary>& 
 }
 
 int run(const Arguments& arguments) {
+  const std::string page = arguments.has("o") ? arguments.get("o") : "compare.html";
+  require_writable(page);
+  if (arguments.has("json")) require_writable(arguments.get("json"));
   const std::vector<RunRecord> runs = read_runs(arguments.positional);
   require_same_classes(runs);
   std::vector<RunSummary> summaries;
@@ -249,7 +258,6 @@ int run(const Arguments& arguments) {
   else if (!differences.empty())
     print(differences_table(differences, summaries));
 
-  const std::string page = arguments.has("o") ? arguments.get("o") : "compare.html";
   write_file(page, compare_page(runs));
   std::printf("\n%s\n", page.c_str());
   if (arguments.has("json")) write_file(arguments.get("json"), json_of(runs, summaries, differences).dump(2) + "\n");

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "semiseg/error.h"
 
 namespace semiseg {
@@ -98,7 +99,10 @@ int run(const Arguments& arguments) {
   if (arguments.positional.empty())
     throw Error(ErrorKind::kConfig, "config needs a config file", "",
                 "for example: semiseg config configs/synthetic/demo.yaml");
-  std::cout << to_yaml_with_origins(load_config(arguments.positional.front(), arguments.overrides));
+  const std::string path = find_config(arguments.positional.front());
+  const std::string text = to_yaml_with_origins(load_config(path, arguments.overrides));
+  if (path != arguments.positional.front()) std::cout << "# taking " << path << "\n";
+  std::cout << text;
   return 0;
 }
 

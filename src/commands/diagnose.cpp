@@ -12,6 +12,7 @@
 
 #include "colour_labels.h"
 #include "commands/command.h"
+#include "output_files.h"
 #include "run_record.h"
 #include "semiseg/config.h"
 #include "semiseg/dataset.h"
@@ -25,12 +26,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMostClasses = 4096;  // of a confusion matrix: more is a misread file
+constexpr const char* kPointHint = "write numbers with a point, such as 0.2459";
 
 // All that is known of a run.
 struct Evidence {
   std::vector<EpochRecord> history;
   std::vector<std::string> class_names;
   std::optional<Config> config;
+  bool alarms_are_recorded = false;
   std::vector<std::string> notes;  // what the reader should know about the input
 };
 
@@ -77,8 +80,9 @@ class CsvReader {
     std::vector<std::string> cells;
   };
 
-  [[noreturn]] void fail(int line, const std::string& problem,
-                         const std::string& hint = "see `semiseg diagnose --help`") const {
+  static constexpr const char* kHelpHint = "see `semiseg diagnose --help`";
+
+  [[noreturn]] void fail(int line, const std::string& problem, const std::string& hint = kHelpHint) const {
     throw Error(ErrorKind::kData, problem, str(path_, ":", line), hint);
   }
 
@@ -111,6 +115,19 @@ class CsvReader {
       blocks_.back().push_back({line, cells_of(words, separator, line)});
     }
     if (blocks_.empty()) fail(1, "the file is empty");
+    for (const auto& block : blocks_)
+      for (const Row& row : block)
+        for (const std::string& cell : row.cells)
+          if (has_decimal_comma(cell)) fail(row.line, "\"" + cell + "\" has a decimal comma", kPointHint);
+  }
+
+  // "0,2459", where something else separates the cells.
+  static bool has_decimal_comma(const std::string& cell) {
+    const size_t comma = cell.find(',');
+    if (comma == std::string::npos) return false;
+    std::string with_point = cell;
+    with_point[comma] = '.';
+    return number_in(with_point).has_value() && std::isdigit(static_cast<unsigned char>(with_point.back())) != 0;
   }
 
   std::vector<std::string> cells_of(const std::string& words, char separator, int line) const {
@@ -152,7 +169,13 @@ class CsvReader {
   }
 
   void require_width(const Row& row, size_t columns) const {
-    if (row.cells.size() != columns) fail(row.line, str("has ", row.cells.size(), " values, not ", columns));
+    if (row.cells.size() == columns) return;
+    // "1,0,2459,0,3714": an epoch and numbers in two parts each.
+    const bool halves = row.cells.size() == 2 * columns - 1 &&
+                        std::all_of(row.cells.begin(), row.cells.end(),
+                                    [](const auto& cell) { return cell.find_first_not_of("0123456789") == std::string::npos; });
+    fail(row.line, str("has ", row.cells.size(), " values, not ", columns, halves ? ": are these decimal commas?" : ""),
+         halves ? kPointHint : kHelpHint);
   }
 
   void read_by(const std::vector<std::string>& header) {
@@ -210,31 +233,48 @@ class CsvReader {
     std::map<std::string, std::vector<size_t>> of_class;
     std::vector<std::string> names;
     for (size_t i = 0; i < header.size(); ++i) {
-      if (const size_t slash = header[i].find('/'); slash != std::string::npos && key_of(header[i]) != "miou") {
+      const std::string key = key_of(header[i]);
+      const bool is_score = key == "miou" || key == "mean_class_accuracy" || key == "pixel_accuracy";
+      if (const size_t slash = header[i].find('/'); slash != std::string::npos && !is_score) {
         of_class[header[i].substr(0, slash)].push_back(i);
         if (header[i].rfind("iou/", 0) == 0) names.push_back(header[i].substr(slash + 1));
         continue;
       }
-      if (!column.emplace(key_of(header[i]), i).second) fail(header_line_, "two columns are called " + key_of(header[i]));
+      if (!column.emplace(key, i).second) fail(header_line_, "two columns are called " + key);
     }
     for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"})
       if (!column.count(key)) fail(header_line_, str("no column is called ", key));
     if (evidence_.class_names.empty()) evidence_.class_names = names;
 
     std::vector<const Row*> rows;
-    double most = 0;
     for (const auto& block : blocks_)
       for (const Row& row : block) {
         require_width(row, header.size());
-        if (is_absent(row.cells[column.at("miou")])) continue;  // not evaluated
-        rows.push_back(&row);
-        for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"})
-          most = std::max(most, value(row, column.at(key)));
+        if (!is_absent(row.cells[column.at("miou")])) rows.push_back(&row);  // else not evaluated
       }
     if (rows.empty()) fail(header_line_, "no line has scores");
-    const double unit = most > 1 ? 100 : 1;  // percent
+    std::vector<double> units(header.size(), 1);
+    for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"}) {
+      const size_t at = column.at(key);
+      units[at] = unit_of(rows, {at}, key, column);
+    }
+    // A mean IoU is no higher than the mean class accuracy: where it would be, it is below 1 %.
+    const size_t miou = column.at("miou"), accuracy = column.at("mean_class_accuracy");
+    if (std::any_of(rows.begin(), rows.end(),
+                    [&](const Row* row) {
+                      return number_in(row->cells[miou]).value_or(0) / units[miou] >
+                             number_in(row->cells[accuracy]).value_or(0) / units[accuracy];
+                    }) &&
+        units[accuracy] > units[miou])
+      units[miou] = units[accuracy];
+    for (const char* kind : {"iou", "class_accuracy", "label_share", "prediction_share"}) {
+      const auto columns = of_class.find(kind);
+      if (columns == of_class.end()) continue;
+      const double unit = unit_of(rows, columns->second, kind, column);
+      for (const size_t at : columns->second) units[at] = unit;
+    }
     const auto fraction = [&](const Row& row, size_t at) {
-      const double number = value(row, at) / unit;
+      const double unit = units[at], number = value(row, at) / unit;
       if (number < 0 || number > 1)
         fail(row.line, "\"" + row.cells[at] + "\" is no " + (unit == 1 ? "fraction in 0..1" : "percentage in 0..100"));
       return number;
@@ -267,6 +307,52 @@ class CsvReader {
       record.val = scores;
       add(record, row->line);
     }
+  }
+
+  // What columns of one kind are divided by: 100 where they hold percent, which may be below 1, else 1. Fails where some lines
+  // hold percent and others fractions. The lines are compared by their largest value, but for scores before training, which may
+  // be anything.
+  double unit_of(const std::vector<const Row*>& rows, const std::vector<size_t>& columns, const std::string& kind,
+                 const std::map<std::string, size_t>& column) const {
+    struct Most {
+      double value;
+      const Row* row;
+      size_t at;
+    };
+    std::vector<Most> lines;
+    bool percent = false;  // as far as all scores tell, those before training among them
+    for (const Row* row : rows) {
+      Most most{0, row, columns.front()};
+      for (const size_t at : columns)
+        if (const auto number = number_in(row->cells[at]); number && *number > most.value) most = {*number, row, at};
+      percent = percent || most.value > 1;
+      const auto epoch = column.find("epoch");
+      const bool before_training = epoch != column.end() && number_in(row->cells[epoch->second]) == 0;
+      if (most.value > 0 && !before_training) lines.push_back(most);
+    }
+    const auto small = std::find_if(lines.begin(), lines.end(), [](const Most& line) { return line.value <= 1; });
+    const auto large = std::find_if(lines.begin(), lines.end(), [](const Most& line) { return line.value > 1; });
+    if (lines.empty()) return percent ? 100 : 1;
+    if (large == lines.end()) return 1;
+    if (small == lines.end()) return 100;
+
+    // How far the column goes up and down, read as percent, and with its small values as fractions: an mIoU may rise from 0.5
+    // %.
+    double as_percent = 0, as_mixed = 0;
+    const auto mixed = [](const Most& line) { return line.value <= 1 ? 100 * line.value : line.value; };
+    for (size_t i = 1; i < lines.size(); ++i) {
+      as_percent += std::abs(lines[i].value - lines[i - 1].value);
+      as_mixed += std::abs(mixed(lines[i]) - mixed(lines[i - 1]));
+    }
+    // The best of all classes is never below 1 % once training has begun.
+    if (columns.size() == 1 && as_percent <= as_mixed) return 100;
+    const auto smalls = std::count_if(lines.begin(), lines.end(), [](const Most& line) { return line.value <= 1; });
+    const bool large_is_odd = 2 * smalls >= static_cast<int64_t>(lines.size());
+    const Most &odd = large_is_odd ? *large : *small, &other = large_is_odd ? *small : *large;
+    fail(odd.row->line,
+         str("\"", odd.row->cells[odd.at], "\" and \"", other.row->cells[other.at], "\" of line ", other.row->line,
+             " cannot both be ", large_is_odd ? "fractions" : "percent", ": ", kind),
+         "give all of a column as fractions, or all as percent");
   }
 
   void add(const EpochRecord& record, int line) {
@@ -396,7 +482,7 @@ class CsvReader {
 
 Evidence evidence_of(RunRecord run, std::vector<std::string> class_names) {
   return {std::move(run.history), class_names.empty() ? std::move(run.classes.names) : std::move(class_names),
-          std::move(run.config), std::move(run.notes)};
+          std::move(run.config), /*alarms_are_recorded=*/true, std::move(run.notes)};
 }
 
 // --- folders of labels and predictions ---
@@ -631,12 +717,14 @@ Evidence gather(const Arguments& arguments) {
 }
 
 int run(const Arguments& arguments) {
+  if (arguments.has("json")) require_writable(arguments.get("json"));
   const Evidence evidence = gather(arguments);
   if (std::none_of(evidence.history.begin(), evidence.history.end(), [](const EpochRecord& r) { return r.val.has_value(); }))
     throw Error(ErrorKind::kData, "no epoch of this run was evaluated yet", arguments.positional.at(0), "see eval.every");
   HealthContext context;
   context.class_names = evidence.class_names;
   if (evidence.config) context.config = &*evidence.config;
+  context.alarms_are_recorded = evidence.alarms_are_recorded;
   const Diagnosis diagnosis = diagnose(evidence.history, context);
   print(evidence, diagnosis);
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(evidence, diagnosis));

@@ -1,11 +1,11 @@
 #include <ATen/ATen.h>
 
-#include <filesystem>
-#include <set>
-
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "commands/network_file.h"
 #include "commands/written_ids.h"
+#include "image_file.h"
+#include "output_files.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/device.h"
 #include "semiseg/evaluate.h"
@@ -17,13 +17,23 @@
 namespace semiseg {
 namespace {
 
+// The label PNG of each validation image.
+std::vector<std::string> prediction_files(const Dataset& data, const std::string& folder) {
+  std::vector<std::string> files;
+  FileNames names;
+  for (int64_t index = 0; index < data.size(Split::kVal); ++index)
+    files.push_back(folder + "/" + names.of(data.id(Split::kVal, index), index) + ".png");
+  return files;
+}
+
 int run(const Arguments& arguments) {
+  if (arguments.has("json")) require_writable(arguments.get("json"));
   const std::string path = network_file(arguments.positional[0]);
   install_signal_handlers();
   Config config;
   std::optional<Checkpoint> checkpoint;
   if (arguments.positional.size() > 1) {
-    config = load_config(arguments.positional[1], arguments.overrides);
+    config = load_config(config_file(arguments.positional[1]), arguments.overrides);
   } else {
     if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
     checkpoint = read_checkpoint(path);
@@ -43,17 +53,16 @@ int run(const Arguments& arguments) {
                 path, "give the config it was trained with, or set data.classes");
 
   std::function<void(int64_t, const Tensor&)> write;
-  std::set<std::string> names;
   const auto ids = written_ids(arguments, data->classes().label_ids);
   const Tensor ids_V = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()));
   if (arguments.has("predictions")) {
     const std::string folder = arguments.get("predictions");
+    const std::vector<std::string> files = prediction_files(*data, folder);
+    require_replaceable(files, config, "--predictions");
     make_folders(folder);
-    write = [&, folder](int64_t index, const Tensor& prediction_HW) {
-      std::string name = std::filesystem::path(data->id(Split::kVal, index)).stem().string();
-      if (!names.insert(name).second) name += "_" + std::to_string(index);  // the same name in two folders
+    write = [ids_V, files](int64_t index, const Tensor& prediction_HW) {
       const auto label_HW = ids_V.index_select(0, prediction_HW.to(at::kCPU).flatten()).view_as(prediction_HW);
-      write_label_png(folder + "/" + name + ".png", label_HW.to(at::kByte));
+      write_result_png(files[static_cast<size_t>(index)], label_HW.to(at::kByte));
     };
   }
   log_info(str("evaluating ", path, " on ", data->size(Split::kVal), " images, ", describe_device(device), ", ",

@@ -7,11 +7,13 @@
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "commands/network_file.h"
 #include "export/graph.h"
 #include "export/onnx.h"
 #include "export/torchscript.h"
 #include "fold.h"
+#include "output_files.h"
 #include "semiseg/checkpoint.h"
 #include "semiseg/files.h"
 #include "semiseg/loader.h"
@@ -51,10 +53,9 @@ Output output_of(const Arguments& arguments, Format format) {
   throw Error(ErrorKind::kConfig, "\"" + name + "\" is not known", "--output", "known: logits, low_resolution, classes");
 }
 
-// REQUIRES: `path` may be written.
 void require_free(const std::string& path, const std::string& checkpoint, bool overwrite) {
+  require_writable(path);
   if (!fs::exists(path)) return;
-  if (fs::is_directory(path)) throw Error(ErrorKind::kConfig, "this is a folder", path, "name a file");
   std::error_code error;
   if (fs::equivalent(path, checkpoint, error))
     throw Error(ErrorKind::kConfig, "this is the checkpoint itself", path, "choose another name");
@@ -67,7 +68,7 @@ LoadedModel load(const std::string& path, const Arguments& arguments) {
     throw Error(ErrorKind::kConfig, "a checkpoint holds its own settings, and export reads no others", path,
                 "leave out the config and key=value");
   if (arguments.positional.size() < 2) return load_model(path, nullptr, torch::kCPU);
-  const Config config = load_config(arguments.positional[1], arguments.overrides);
+  const Config config = load_config(config_file(arguments.positional[1]), arguments.overrides);
   return load_model(path, &config, torch::kCPU);
 }
 

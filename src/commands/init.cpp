@@ -12,6 +12,7 @@
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
+#include "shell.h"
 
 namespace semiseg {
 namespace {
@@ -20,24 +21,42 @@ namespace fs = std::filesystem;
 
 // Images of a folder and of those below it, sorted, by their way from it and without ending: "frankfurt/000001".
 using Images = std::map<std::string, fs::path>;
+// The same where files may differ in their ending alone.
+using ImageGroups = std::map<std::string, std::vector<fs::path>>;
 
-Images images_below(const std::string& folder, const std::string& flag) {
+// What lies in the folder `other` below `folder` is passed over.
+ImageGroups groups_below(const std::string& folder, const std::string& flag, const std::string& other = "") {
   if (!fs::is_directory(folder)) throw Error(ErrorKind::kData, "there is no such folder", flag + ": " + folder);
-  Images images;
+  ImageGroups groups;
   const fs::path root = absolute_path(folder);
-  for (const auto& entry : fs::recursive_directory_iterator(root, fs::directory_options::follow_directory_symlink)) {
-    const fs::path way = fs::path(entry.path()).lexically_relative(root);
+  std::set<fs::path> files;
+  using Walk = fs::recursive_directory_iterator;
+  for (auto entry = Walk(root, fs::directory_options::follow_directory_symlink); entry != Walk(); ++entry) {
+    std::error_code none;
+    if (entry->is_directory() && fs::equivalent(entry->path(), other, none)) entry.disable_recursion_pending();
+    const fs::path way = entry->path().lexically_relative(root);
     const bool hidden = std::any_of(way.begin(), way.end(), [](const fs::path& part) { return part.string()[0] == '.'; });
-    if (hidden || !entry.is_regular_file() || !is_image_name(entry.path().string())) continue;
-    const std::string name = fs::path(way).replace_extension().string();
-    const auto [same, is_new] = images.emplace(name, entry.path());
-    if (!is_new)
-      throw Error(ErrorKind::kData,
-                  "two files share the name \"" + name + "\": " + same->second.filename().string() + " and " +
-                      entry.path().filename().string(),
-                  flag + ": " + folder, "keep one of them there");
+    if (!hidden && entry->is_regular_file() && is_image_name(entry->path().string())) files.insert(entry->path());
   }
-  if (images.empty()) throw Error(ErrorKind::kData, "there is no image in this folder", flag + ": " + folder);
+  for (const fs::path& file : files) groups[file.lexically_relative(root).replace_extension().string()].push_back(file);
+  if (groups.empty()) throw Error(ErrorKind::kData, "there is no image in this folder", flag + ": " + folder);
+  return groups;
+}
+
+std::string names_of(const std::vector<fs::path>& files) {
+  std::string names;
+  for (const fs::path& file : files) names += (names.empty() ? "" : ", ") + file.filename().string();
+  return names;
+}
+
+Images without_doubles(const ImageGroups& groups, const std::string& where) {
+  Images images;
+  for (const auto& [name, files] : groups) {
+    if (files.size() > 1)
+      throw Error(ErrorKind::kData, "files share the name \"" + name + "\": " + names_of(files), where,
+                  "keep one of them there");
+    images[name] = files.front();
+  }
   return images;
 }
 
@@ -58,56 +77,135 @@ const fs::path* label_of(const std::string& image, const Images& labels) {
   return found;
 }
 
+// An image and its label; "" where it has none.
+struct Entry {
+  fs::path image, label;
+};
+struct Entries {
+  std::vector<Entry> entries;         // sorted by name
+  std::vector<fs::path> lone_labels;  // that belong to no image
+};
+
+Entries pair_folders(const std::string& image_folder, const std::string& label_folder) {
+  const Images images = without_doubles(groups_below(image_folder, "--images", label_folder), "--images: " + image_folder);
+  const Images labels = without_doubles(groups_below(label_folder, "--labels", image_folder), "--labels: " + label_folder);
+  Entries found;
+  std::set<fs::path> used;
+  for (const auto& [name, image] : images) {
+    const fs::path* label = label_of(name, labels);
+    if (label != nullptr && fs::equivalent(image, *label))
+      throw Error(ErrorKind::kData, "image and label are the same file", image.string(), "see --images and --labels");
+    found.entries.push_back({image, label == nullptr ? fs::path() : *label});
+    if (label != nullptr) used.insert(*label);
+  }
+  if (used.empty())
+    throw Error(ErrorKind::kData,
+                str("of ", counted(static_cast<int64_t>(images.size()), "image"), " and ",
+                    counted(static_cast<int64_t>(labels.size()), "label"), " none belong together by their names, such as \"",
+                    images.begin()->first, "\" and \"", labels.begin()->first, "\""),
+                "--labels", "name a label as its image, or so with a suffix: street.jpg, street.png or street_mask.png");
+  for (const auto& [name, label] : labels)
+    if (used.count(label) == 0) found.lone_labels.push_back(label);
+  return found;
+}
+
+// The name of the image whose label is called so in the folder of the images; "" where it is none.
+std::string image_name(const std::string& label) {
+  for (const std::string ending : {"_mask", "_masks", "_label", "_labels", "_gt", "_L", "-mask", "-label", "-labels", "-gt"})
+    if (label.size() > ending.size() && label.ends_with(ending)) return label.substr(0, label.size() - ending.size());
+  return "";
+}
+
+// Of one folder for both: an image and a label that ends in _mask or the like, or a lossy image and a label of one name.
+Entries pair_one_folder(const std::string& folder) {
+  const std::string where = "--images and --labels: " + folder;
+  const char* const hint =
+      "images and labels need folders of their own, or names that tell them apart: street.jpg and street.png, or "
+      "street_mask.png";
+  const ImageGroups groups = groups_below(folder, "--images");
+  ImageGroups labels_of;
+  Entries found;
+  for (const auto& [name, files] : groups) {
+    const std::string image = image_name(name);
+    if (groups.count(image) != 0)
+      labels_of[image].insert(labels_of[image].end(), files.begin(), files.end());
+    else if (!image.empty() && !name.ends_with("_L"))  // which an image of a left camera has
+      found.lone_labels.insert(found.lone_labels.end(), files.begin(), files.end());
+  }
+  const auto is_lossy = [](const fs::path& file) {
+    std::string ending = file.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+    return ending == ".jpg" || ending == ".jpeg" || ending == ".webp";
+  };
+  bool paired = false;
+  for (const auto& [name, files] : groups) {
+    const std::string image = image_name(name);
+    if (groups.count(image) != 0 || (!image.empty() && !name.ends_with("_L"))) continue;
+    const auto labels = labels_of.find(name);
+    std::vector<fs::path> all = files;
+    if (labels != labels_of.end()) all.insert(all.end(), labels->second.begin(), labels->second.end());
+    if (all.size() > 2 || (files.size() == 2 && is_lossy(files[0]) == is_lossy(files[1])))
+      throw Error(ErrorKind::kData, "it cannot be told which of these is the image and which its label: " + names_of(all),
+                  where, hint);
+    if (files.size() == 2 && !is_lossy(all[0])) std::swap(all[0], all[1]);
+    found.entries.push_back({all[0], all.size() == 2 ? all[1] : fs::path()});
+    paired = paired || all.size() == 2;
+  }
+  if (!paired) throw Error(ErrorKind::kData, "no label can be told from an image there", where, hint);
+  return found;
+}
+
 struct Lists {
   std::vector<std::string> labeled, unlabeled, val;  // lines
   fs::path first_image;                              // of the labelled ones
 };
 
-// Every fifth part of the sorted labelled images gives its end to validation: so do all scenes of a long drive, and frames that
-// follow each other stay together, but at the few places where the lists meet.
+// Up to five parts of the sorted labelled images give their ends to validation: so do all scenes of a long drive, and frames
+// that follow each other stay together, but at the few places where the lists meet. Few images come from fewer places, two at
+// least from each. REQUIRES: two lines.
 void split(const std::vector<std::string>& lines, double val_share, Lists* lists) {
   constexpr size_t kParts = 5;
-  const size_t parts = std::min(kParts, lines.size() / 2);
+  const size_t n = lines.size();
+  const auto wanted = static_cast<size_t>(std::llround(val_share * static_cast<double>(n)));
+  const size_t val = std::clamp<size_t>(wanted, 1, n - 1), parts = std::clamp<size_t>(val / 2, 1, kParts);
   for (size_t part = 0; part < parts; ++part) {
-    const size_t begin = part * lines.size() / parts, end = (part + 1) * lines.size() / parts;
-    const auto wanted = static_cast<size_t>(std::llround(val_share * static_cast<double>(end - begin)));
-    const size_t val = std::clamp<size_t>(wanted, 1, end - begin - 1);
-    lists->labeled.insert(lists->labeled.end(), lines.begin() + static_cast<int64_t>(begin),
-                          lines.begin() + static_cast<int64_t>(end - val));
-    lists->val.insert(lists->val.end(), lines.begin() + static_cast<int64_t>(end - val),
-                      lines.begin() + static_cast<int64_t>(end));
+    const size_t begin = part * n / parts, end = (part + 1) * n / parts;
+    const size_t share = (part + 1) * val / parts - part * val / parts, first = end - std::min(share, end - begin);
+    for (size_t i = begin; i < end; ++i) (i < first ? lists->labeled : lists->val).push_back(lines[i]);
   }
 }
 
 Lists find_lists(const Arguments& arguments, double val_share) {
-  const Images images = images_below(arguments.get("images"), "--images"),
-               labels = images_below(arguments.get("labels"), "--labels");
+  const std::string &images = arguments.get("images"), &labels = arguments.get("labels");
+  std::error_code none;
+  const Entries found = fs::equivalent(images, labels, none) ? pair_one_folder(images) : pair_folders(images, labels);
   Lists lists;
-  std::set<fs::path> listed;
+  std::set<fs::path> listed(found.lone_labels.begin(), found.lone_labels.end());
   std::vector<std::string> pairs;
-  for (const auto& [name, image] : images) {
+  for (const auto& [image, label] : found.entries) {
     listed.insert(image);
-    const fs::path* label = label_of(name, labels);
-    if (label == nullptr) {
+    if (label.empty()) {
       lists.unlabeled.push_back(list_column(image.string()));
       continue;
     }
+    listed.insert(label);
     if (pairs.empty()) lists.first_image = image;
-    pairs.push_back(list_column(image.string()) + " " + list_column(label->string()));
+    pairs.push_back(list_column(image.string()) + " " + list_column(label.string()));
   }
   if (pairs.size() < 2)
-    throw Error(
-        ErrorKind::kData,
-        str("of ", counted(static_cast<int64_t>(images.size()), "image"), " and ",
-            counted(static_cast<int64_t>(labels.size()), "label"), " only ", pairs.size(),
-            " belong together by their names, such as \"", images.begin()->first, "\" and \"", labels.begin()->first, "\""),
-        "--labels", "name a label as its image, or so with a suffix: street.jpg, street.png or street_mask.png");
-  if (pairs.size() < labels.size())
-    log_warning(str(labels.size() - pairs.size(), " of the labels belong to no image in ", arguments.get("images")));
+    throw Error(ErrorKind::kData, "only one image has a label, " + lists.first_image.filename().string(), "--labels",
+                "two labelled images are needed: one to learn from, one for validation");
+  if (!found.lone_labels.empty())
+    log_warning(str(found.lone_labels.size(), " of the labels belong to no image in ", arguments.get("images")));
   split(pairs, val_share, &lists);
-  if (arguments.has("unlabeled"))
-    for (const auto& [name, image] : images_below(arguments.get("unlabeled"), "--unlabeled"))
-      if (listed.insert(image).second) lists.unlabeled.push_back(list_column(image.string()));
+  if (arguments.has("unlabeled")) {
+    const std::string& more = arguments.get("unlabeled");
+    ImageGroups groups = groups_below(more, "--unlabeled");
+    for (auto& [name, files] : groups) std::erase_if(files, [&](const fs::path& file) { return listed.count(file) != 0; });
+    std::erase_if(groups, [](const auto& group) { return group.second.empty(); });
+    for (const auto& [name, image] : without_doubles(groups, "--unlabeled: " + more))
+      lists.unlabeled.push_back(list_column(image.string()));
+  }
   return lists;
 }
 
@@ -183,7 +281,7 @@ int run(const Arguments& arguments) {
   write_file((dir / "val.txt").string(), joined(lists.val));
   if (!lists.unlabeled.empty()) write_file((dir / "unlabeled.txt").string(), joined(lists.unlabeled));
   write_file(config.string(), text);
-  const std::string shown = (fs::path(arguments.positional[0]) / config.filename()).string();
+  const std::string shown = shell_quoted((fs::path(arguments.positional[0]) / config.filename()).string());
   log_info(str("wrote ", shown, " and lists: ", lists.labeled.size(), " labelled, ", lists.val.size(), " validation, ",
                lists.unlabeled.size(), " unlabelled images; then:\n  semiseg check ", shown, "\n  semiseg train ", shown,
                " --dry-run"));
@@ -199,8 +297,9 @@ const bool kRegistered = add_command({
   semiseg init camvid --images CamVid/train --labels CamVid/train_labels --classes CamVid/class_dict.csv --val 0.1
 
 Writes DIR/train.txt, val.txt, unlabeled.txt and DIR/DIR.yaml, which is meant to be edited. A label has the name of its image, or
-goes on with a suffix (street.jpg and street.png or street_L.png); folders are read with all below them. Images without a label
-count as unlabelled. Validation takes its share from five places of the sorted names, in one piece each, so that frames of a
+goes on with a suffix (street.jpg and street.png or street_L.png); folders are read with all below them. In one folder for both, a
+JPEG belongs to the PNG of its name, and any image to the one that goes on with _mask, _label, _gt or _L. Images without a label
+count as unlabelled. Validation takes its share from up to five places of the sorted names, in one piece each, so that frames of a
 drive that follow each other stay in one list. Nothing is copied, and no file is replaced.)",
     .flags = {{"images", "DIR", "images, with and without labels"},
               {"labels", "DIR", "label files"},

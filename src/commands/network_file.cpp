@@ -4,12 +4,18 @@
 
 #include "semiseg/error.h"
 #include "semiseg/log.h"
+#include "shell.h"
 
 namespace semiseg {
 
 namespace fs = std::filesystem;
 
 std::string network_file(const std::string& file_or_run) {
+  if (!fs::exists(file_or_run)) {
+    const std::string run = "runs/" + file_or_run;
+    throw Error(ErrorKind::kCheckpoint, "there is no such checkpoint, run folder or weights file", file_or_run,
+                !file_or_run.empty() && fs::is_directory(run) ? "did you mean " + shell_quoted(run) + "?" : "");
+  }
   if (!fs::is_directory(file_or_run)) return file_or_run;
   for (const char* name : {"best", "last"}) {
     const fs::path file = fs::path(file_or_run) / "checkpoints" / (std::string(name) + ".safetensors");

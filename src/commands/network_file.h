@@ -6,7 +6,7 @@
 namespace semiseg {
 
 // The file itself, or for a run folder its best checkpoint (the newest one where none is evaluated yet), which the log names.
-// Throws Error(kCheckpoint) for a folder that is no run's or has no checkpoint.
+// Throws Error(kCheckpoint) where there is nothing of that name, and for a folder that is no run's or has no checkpoint.
 std::string network_file(const std::string& file_or_run);
 
 }  // namespace semiseg

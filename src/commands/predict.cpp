@@ -5,9 +5,11 @@
 #include <opencv2/imgproc.hpp>
 
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "commands/network_file.h"
 #include "commands/written_ids.h"
 #include "image_file.h"
+#include "output_files.h"
 #include "predict_inputs.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -224,7 +226,7 @@ int run(const Arguments& arguments) {
                 .legend = !arguments.has("no-legend"),
                 .confidence = arguments.has("confidence")};
   const Predictor predictor(network_file(arguments.positional[0]),
-                            {.config = arguments.has("config") ? arguments.get("config") : "",
+                            {.config = arguments.has("config") ? config_file(arguments.get("config")) : "",
                              .settings = arguments.overrides,
                              .confidence = wanted.confidence});
   std::vector<uint8_t> label_ids;
@@ -233,6 +235,7 @@ int run(const Arguments& arguments) {
   wanted.ids = written_ids(arguments, label_ids);
   log_info(str("predicting ", inputs.size(), inputs.size() == 1 ? " input: " : " inputs: ", predictor.description()));
   tell_new_names(inputs);
+  require_replaceable(result_files(inputs, folder, wanted.overlay, wanted.confidence), predictor.config(), "-o");
 
   PredictionRun prediction(predictor, wanted, folder);
   prediction.run(inputs);
@@ -256,7 +259,8 @@ For each image   NAME.png             class indices
                  NAME_confidence.png  with --confidence: probability of the predicted class as colour, with a scale
 For each video   NAME_000000.png ...  class indices of each frame
                  NAME_overlay.mp4, NAME_confidence.mp4  at the video's own frame rate
-Where two inputs would have the same NAME, the later one becomes NAME-2. Inputs that cannot be read are named, the others are
+Where two inputs would have the same NAME, the later one becomes NAME-2. Results of an earlier call are replaced; where another PNG
+or an image or label of the data set has their name, nothing is written. Inputs that cannot be read are named, the others are
 predicted, and the exit code is 3.
 
 examples:

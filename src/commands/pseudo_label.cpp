@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "commands/network_file.h"
 #include "pseudo_label_files.h"
 #include "semiseg/method.h"
@@ -18,9 +19,13 @@ double threshold_of(const std::string& text) {
   return threshold;
 }
 
-// The config's own where its method takes labels by one number.
+// The config's own where its method reads one.
 double threshold_of(const SemiConfig& semi) {
-  return method_reads(semi.method, "semi.threshold") && semi.threshold.kind == "fixed" ? semi.threshold.value : 0;
+  if (!method_reads(semi.method, "semi.threshold")) return 0;
+  if (semi.threshold.kind != "fixed")
+    throw Error(ErrorKind::kConfig, "label files are made by one confidence for all classes",
+                "semi.threshold: {kind: " + semi.threshold.kind + "}", "give --threshold T, from 0 to 1");
+  return semi.threshold.value;
 }
 
 // "A,B,.."
@@ -39,11 +44,12 @@ std::vector<std::string> files_of(const std::string& text) {
 
 int run(const Arguments& arguments) {
   install_signal_handlers();
-  Config config = load_config(arguments.positional[1], arguments.overrides);
+  Config config = load_config(config_file(arguments.positional[1]), arguments.overrides);
   PseudoLabelJob job;
   job.checkpoint = network_file(arguments.positional[0]);
   job.threshold = arguments.has("threshold") ? threshold_of(arguments.get("threshold")) : threshold_of(config.semi);
   job.undo_class_bias = config.semi.undo_class_bias;
+  job.may_hold_others = true;
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
   config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read
   return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : exit_code_of(stop_signal());
@@ -59,6 +65,8 @@ DIR/reliability.csv       each image's reliability, share of pixels with a label
 DIR/list.txt              "image label" lines for data.labeled or data.unlabeled (semi.method=retrain); all images
 DIR/reliable.txt, rest.txt  the same of the more reliable half and of the other one
 DIR/images/NAME.png       of data.format: synthetic alone, which has no files; read the lists with data.format=list then
+
+Labels and lists there of an earlier call are replaced; others are left alone, with an error.
 
 Reliability (ST++): mean IoU of the predictions of earlier checkpoints with CHECKPOINT's own. Without --checkpoints they are the
 step_*.safetensors beside it; where there are none, it is the mean confidence.

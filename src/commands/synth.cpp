@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 #include <mutex>
+#include <regex>
 #include <thread>
 
 #include "commands/command.h"
@@ -14,6 +15,7 @@
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
+#include "shell.h"
 
 namespace semiseg {
 namespace {
@@ -61,6 +63,13 @@ Settings settings_of(const Arguments& arguments) {
   return settings;
 }
 
+// Whether write_scenes() calls files in kind/SPLIT/CITY so, or leaves such when it is killed.
+bool is_scene_file(const std::string& kind, const std::string& name) {
+  static const std::regex kImage(std::string(kCity) + R"(_\d{6}_000000_leftImg8bit\.png(\.tmp-\d+)?)"),
+      kLabel(std::string(kCity) + R"(_\d{6}_000000_gtFine_label(TrainIds|Ids)\.png(\.tmp-\d+)?)");
+  return std::regex_match(name, kind == kKinds[0] ? kImage : kLabel);
+}
+
 // The folder may be absent or empty, or hold what an earlier `synth` wrote, which is removed. Anything else stays untouched.
 void prepare(const fs::path& root) {
   if (fs::exists(root) && !fs::is_directory(root)) usage("is a file, not a folder", root.string());
@@ -79,9 +88,8 @@ void prepare(const fs::path& root) {
   for (const char* kind : kKinds) {
     allow_only(root / kind, one_of(kSplitFolders));
     for (const char* split : kSplitFolders) {
-      const std::string prefix = std::string(kCity) + "_";
       allow_only(root / kind / split, [](const std::string& name) { return name == kCity; });
-      allow_only(root / kind / split / kCity, [&](const std::string& name) { return name.rfind(prefix, 0) == 0; });
+      allow_only(root / kind / split / kCity, [&](const std::string& name) { return is_scene_file(kind, name); });
       earlier.push_back(root / kind / split / kCity);
     }
   }
@@ -125,7 +133,7 @@ int run(const Arguments& arguments) {
   write_scenes(settings, classes, "train", settings.train);
   write_scenes(settings, classes, "val", settings.val);
   log_info("train on it:\n  semiseg train configs/synthetic/demo.yaml data.format=cityscapes data.root=" +
-           fs::absolute(settings.root).lexically_normal().string() + " data.labeled=1/4 run.name=synth");
+           shell_quoted(absolute_path(settings.root.string())) + " data.labeled=1/4 run.name=synth");
   return 0;
 }
 
@@ -135,7 +143,8 @@ const bool kRegistered = add_command({
     "writes a synthetic street data set in the Cityscapes layout",
     "The scenes are the same for the same seed on every machine.\n\n"
     "  semiseg synth /tmp/street --train 400 --val 80 --size 256x512\n"
-    "  semiseg check configs/synthetic/demo.yaml data.format=cityscapes data.root=/tmp/street",
+    "  semiseg check configs/synthetic/demo.yaml data.format=cityscapes data.root=/tmp/street "
+    "data.labeled=1/4",
     {{"train", "N", "training scenes (200)"},
      {"val", "N", "validation scenes (40)"},
      {"size", "HxW", "height and width of a scene (256x512)"},

@@ -1,7 +1,10 @@
 #include "semiseg/train.h"
 
+#include <filesystem>
+
 #include "batch_size.h"
 #include "commands/command.h"
+#include "commands/config_file.h"
 #include "commands/failure.h"
 #include "commands/launch.h"
 #include "parse_number.h"
@@ -11,10 +14,50 @@
 #include "semiseg/distributed.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
+#include "shell.h"
 #include "train_parts.h"
 
 namespace semiseg {
 namespace {
+
+namespace fs = std::filesystem;
+
+// The run whose checkpoints/ is `folder`, in the words of the user where they say it; "" where it is no such folder.
+std::string run_of_checkpoints(fs::path folder) {
+  if (!folder.has_filename() && folder.has_parent_path()) folder = folder.parent_path();  // "runs/r1/checkpoints/"
+  if (!folder.has_parent_path()) folder = absolute_path(folder.empty() ? "." : folder.string());
+  return folder.filename() == "checkpoints" ? folder.parent_path().string() : "";
+}
+
+// The run folder that --resume means: by its name or by its newest checkpoint, which is where it goes on.
+std::string run_to_resume(const std::string& word) {
+  const auto fail = [&](const std::string& problem, const std::string& hint) {
+    throw Error(ErrorKind::kConfig, problem, word, hint);
+  };
+  const auto use = [](const std::string& run) { return "use --resume " + shell_quoted(run); };
+  if (fs::is_directory(word)) {
+    const std::string run = run_of_checkpoints(word);
+    if (!run.empty() && !fs::is_directory(fs::path(word) / "checkpoints")) fail("holds the checkpoints of a run", use(run));
+    return word;
+  }
+  if (!fs::exists(word)) {
+    const std::string run = "runs/" + word;
+    fail("there is no such run folder",
+         !word.empty() && fs::is_directory(run) ? "did you mean --resume " + shell_quoted(run) + "?" : "");
+  }
+  if (!is_checkpoint(word)) fail("is neither a run folder nor a checkpoint", "name a folder that `semiseg train` made");
+  const std::string run = run_of_checkpoints(fs::path(word).parent_path());
+  if (run.empty())
+    fail("is a checkpoint outside of a run folder",
+         "to begin a new run with its weights: semiseg train CONFIG model.weights=" + shell_quoted(word));
+  const Checkpoint newest = newest_checkpoint(run, /*damaged=*/nullptr);
+  if (!fs::equivalent(newest.path, word)) {
+    const TrainState state = read_checkpoint(word).state;
+    if (state.step != newest.state.step || state.history.size() != newest.state.history.size())
+      fail(str("is a checkpoint, and not the newest of its run: that is of step ", newest.state.step), use(run));
+  }
+  return run;
+}
 
 // The config that a run was begun with, and what the command line changes in it. `where` is what messages call the former.
 Config resumed_config(const Config& stored, const std::string& where, const std::vector<std::string>& overrides) {
@@ -25,6 +68,7 @@ Config resumed_config(const Config& stored, const std::string& where, const std:
                   "command line: " + key,
                   key == "optim.epochs" || key == "optim.steps" ? "use --extend EPOCHS to train longer"
                                                                 : "start a new run to change it");
+  require_utf8(config);
   return config;
 }
 
@@ -89,21 +133,23 @@ int run(const Arguments& arguments) {
   Config config;
   int64_t extend = 0;
   if (resume) {
-    folder = RunFolder::existing(arguments.get("resume"));
+    folder = RunFolder::existing(run_to_resume(arguments.get("resume")));
     if (arguments.has("extend")) extend = epochs_of(arguments.get("extend"));
     if (is_self_training(folder->dir())) {
       const std::string path = folder->dir() + "/config.yaml";
       config = resumed_config(parse_config(read_file(path), path, {}), path, arguments.overrides);
       if (extend > 0)
         throw Error(ErrorKind::kConfig, "the stages of semi.method: self_training have a fixed length", "--extend",
-                    "extend its last stage: semiseg train --resume " + folder->dir() + "/stage3 --extend " + str(extend));
+                    "extend its last stage: semiseg train --resume " + shell_quoted(folder->dir() + "/stage3") + " --extend " +
+                        str(extend));
     } else {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
     }
     require_one_process(config, arguments);
   } else {
-    config = load_config(arguments.positional[0], arguments.overrides);
+    config = load_config(config_file(arguments.positional[0]), arguments.overrides);
+    require_utf8(config);
     require_one_process(config, arguments);
     folder = RunFolder::fresh(config);
     if (config.semi.method == kSelfTraining && (config.optim.batch == "auto" || arguments.has("dry-run")))
@@ -134,7 +180,7 @@ int run(const Arguments& arguments) {
     if (result.signal != 0) {
       const int code = exit_code_of(result.signal);
       log_info(str(why_stopped(result.signal), " at step ", result.state.step,
-                   "; a checkpoint is written. Go on with: semiseg train --resume ", dir));
+                   "; a checkpoint is written. Go on with: semiseg train --resume ", shell_quoted(dir)));
       report.end(RunState::kStopped, code, why_stopped(result.signal));
       wait_for_processes();
       return code;
@@ -142,12 +188,12 @@ int run(const Arguments& arguments) {
     std::string ending;
     if (result.early) {
       ending = why_ended_early(config.eval);
-      log_info(ending + ". Go on all the same with: semiseg train --resume " + dir + " eval.patience=0");
+      log_info(ending + ". Go on all the same with: semiseg train --resume " + shell_quoted(dir) + " eval.patience=0");
     }
     log_info(format("done: best mIoU %.2f", 100 * result.state.best_miou) +
              str(" in epoch ", result.state.best_epoch, "; checkpoints in ", dir, "/checkpoints"));
     if (from && from->state.step == result.state.step && !result.early)
-      log_info("it was done already; train longer with: semiseg train --resume " + dir + " --extend EPOCHS");
+      log_info("it was done already; train longer with: semiseg train --resume " + shell_quoted(dir) + " --extend EPOCHS");
     report.end(RunState::kDone, 0, ending);
     wait_for_processes();
     return 0;
@@ -181,8 +227,9 @@ const bool kRegistered = add_command({
   semiseg train --resume runs/first --extend 20     20 epochs more
   semiseg train my.yaml --processes auto            on all GPUs of this machine, which share each batch
 
-Ctrl-C (SIGINT), SIGTERM or SIGUSR1 finishes the step, writes a checkpoint and exits with 130 or 143; a second Ctrl-C ends at
-once. run.max_hours does the same and exits with 0. eval.patience ends training that gets no better.
+Ctrl-C (SIGINT), SIGTERM, SIGUSR1 or SIGHUP (a closed terminal, unless under nohup) finishes the step, writes a checkpoint and exits
+with 130 or 143; a second Ctrl-C ends at once. run.max_hours does the same and exits with 0. eval.patience ends training that gets no
+better.
 On --resume, run.device, run.cuda_graph, run.max_hours, data.workers, data.cache, eval.patience, distributed.backend and report.* may
 change; results do not depend on the number of workers.
 
@@ -192,7 +239,7 @@ start the program once a GPU, as torchrun does: torchrun --no-python ... semiseg
 semi.method: self_training is a chain of three trainings, RUN/stage1 to stage3, with pseudo-labels written in between.
 optim.epochs or optim.steps is the length of each; epochs and steps in RUN are counted through; --resume RUN goes on in
 whichever stage was stopped.)",
-    .flags = {{"resume", "RUN", "go on with this run folder"},
+    .flags = {{"resume", "RUN", "go on with this run folder, which its newest checkpoint may stand for"},
               {"extend", "EPOCHS", "with --resume: add epochs"},
               {"processes", "N", "train in N processes; auto: as many as there are GPUs"},
               {"dry-run", "", "a few updates and an evaluation, then what the run will take; writes nothing"}},

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <charconv>
 #include <clocale>
 #include <csignal>
@@ -33,8 +32,6 @@ namespace fs = std::filesystem;
 constexpr int kPollMilliseconds = 1000;
 
 // --- reading the run folder ---
-
-bool process_exists(int64_t pid) { return pid > 0 && (::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM); }
 
 // The newest lines of train.log with their time of day. Tables, alarms and the lines of single steps are left out: the view has
 // better.
@@ -272,7 +269,10 @@ std::string watched_folder(const Arguments& arguments, bool may_come) {
   if (arguments.positional.empty()) return newest_run();
   std::string dir = arguments.positional.front();
   while (dir.size() > 1 && dir.back() == '/') dir.pop_back();
-  if (fs::is_directory(dir) ? !fs::is_empty(dir) && !fs::is_directory(dir + "/checkpoints") : fs::exists(dir))
+  // A run may have been copied without its checkpoints.
+  const auto has = [&](const char* name) { return fs::exists(dir + "/" + name); };
+  const bool is_run = has("checkpoints") || has("status.json") || has("metrics.jsonl");
+  if (fs::is_directory(dir) ? !fs::is_empty(dir) && !is_run : fs::exists(dir))
     throw Error(ErrorKind::kConfig, "is no run folder", dir, "name a folder that `semiseg train` made, such as runs/demo");
   if (!may_come && !fs::exists(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
   return dir;

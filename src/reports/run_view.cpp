@@ -5,6 +5,7 @@
 
 #include "reports/text.h"
 #include "semiseg/error.h"
+#include "shell.h"
 
 namespace semiseg {
 namespace {
@@ -70,7 +71,7 @@ class View {
     std::string state = status_.state;
     Style style = Style::kGood;
     if (run_.life == Life::kNoFolder || run_.life == Life::kStarting) {
-      state = run_.life == Life::kNoFolder ? "waiting" : "starting";
+      state = run_.life == Life::kNoFolder ? "waiting" : run_.record.history.empty() ? "starting" : "unknown";
       style = Style::kWarning;
     } else if (run_.life == Life::kGone || run_.life == Life::kSilent) {
       state = run_.life == Life::kGone ? "killed" : "no sign of life";
@@ -143,15 +144,18 @@ class View {
     const auto notice = [&](const std::string& words, Style style) { wrapped(&lines_, words, style, 4); };
     // On a line of its own, to be copied.
     const auto go_on = [&] {
-      notice(run_.can_resume ? "  semiseg train --resume " + run_.dir : "  it has no checkpoint yet: start it anew",
-             Style::kBold);
+      notice(
+          run_.can_resume ? "  semiseg train --resume " + shell_quoted(run_.dir) : "  it has no checkpoint yet: start it anew",
+          Style::kBold);
     };
     switch (run_.life) {
       case Life::kNoFolder:
         notice("there is no such run folder yet; waiting for it", Style::kWarning);
         break;
       case Life::kStarting:
-        notice("the run has begun, its first step is yet to come", Style::kPlain);
+        notice(run_.record.history.empty() ? "the run has begun, its first step is yet to come"
+                                           : "without status.json there is no telling whether the run goes on",
+               Style::kPlain);
         break;
       case Life::kGone:
         notice(str("process ", status_.pid, " ended ", since,

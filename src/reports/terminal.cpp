@@ -34,7 +34,7 @@ std::string table_of(const Scores& s, const PseudoScores* pseudo, const std::vec
       format("  %-16s %6s %9s %12s %17s", "class, percent", "IoU", "accuracy", "label share", "prediction share");
   for (const Column& column : columns) text += format("  %8s", column.title);
   for (size_t c = 0; c < K; ++c) {
-    text += format("\n  %-16s %6s %9s %12.2f %17.2f", class_names[c].c_str(), percent(s.iou[c]).c_str(),
+    text += format("\n  %s %6s %9s %12.2f %17.2f", padded(class_names[c], 16).c_str(), percent(s.iou[c]).c_str(),
                    percent(s.class_accuracy[c]).c_str(), 100 * s.label_share[c], 100 * s.prediction_share[c]);
     for (const Column& column : columns)
       text += format("  %*s", std::max(8, static_cast<int>(std::string(column.title).size())),

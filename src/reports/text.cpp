@@ -100,6 +100,10 @@ std::string clip(const std::string& text, int columns) {
   return text.substr(0, at);
 }
 
+std::string padded(const std::string& text, int columns) {
+  return text + std::string(static_cast<size_t>(std::max(0, columns - columns_of(text))), ' ');
+}
+
 std::string printable(const std::string& text, bool unicode) {
   std::string result;
   for (size_t at = 0; at < text.size();) {

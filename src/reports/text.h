@@ -13,6 +13,8 @@ std::string duration(double seconds);  // 42s, 3m07s, 5h02m, 2d03h
 int columns_of(const std::string& text);
 // The first `columns` of it.
 std::string clip(const std::string& text, int columns);
+// With spaces behind it up to so many columns.
+std::string padded(const std::string& text, int columns);
 // Without control characters, which a terminal would obey; without `unicode`, also without what is not ASCII.
 std::string printable(const std::string& text, bool unicode);
 // Broken at spaces; a word that is longer than a line is broken anywhere. REQUIRES: columns > 0.

@@ -154,7 +154,7 @@ TEST_F(ColourLabels, ColourTablesAreClassFiles) {
   // Errors name the line of the table.
   for (const auto& [table, says] : {std::pair("128 64 128 road\n1 2 300 car\n", ":2: colour must be"),
                                     std::pair("1 2 3 a\n4 5 6 a\n", ":2: class \"a\" is listed twice"),
-                                    std::pair("title\nwords\n", "a class file starts with")}) {
+                                    std::pair("title\nwords.\n", "a class file starts with")}) {
     write_file(dir_ + "/table.txt", table);
     try {
       open_dataset(config_);

@@ -83,6 +83,20 @@ TEST_F(PredictInputs, FramesOfAVideoCountAsItsFiles) {
             (Lines{"drive_000001.jpg > drive_000001", "drive_000002.jpg > drive_000002", "drive.mp4 > drive-2 (video)"}));
 }
 
+TEST_F(PredictInputs, FilesOfResultsAreKnownBeforehand) {
+  make({"a/x.jpg", "drive.mp4", "out/drive_000003.png", "out/drive_1000000.png", "out/drive_12.png",
+        "out/drive_000003_overlay.png", "out/drive_000004_note.png", "out/drives_000001.png"});
+  const auto inputs = find_inputs({"a", "drive.mp4"}, "out");
+  auto files = result_files(inputs, "out", /*overlays=*/false, /*confidences=*/true);
+  std::sort(files.begin(), files.end());
+  EXPECT_EQ(files, (Lines{"out/drive_000003.png", "out/drive_1000000.png", "out/drive_confidence.avi",
+                          "out/drive_confidence.mp4", "out/x.png", "out/x_confidence.png"}));
+  files = result_files(inputs, "out", /*overlays=*/true, /*confidences=*/false);
+  std::sort(files.begin(), files.end());
+  EXPECT_EQ(files, (Lines{"out/drive_000003.png", "out/drive_000003_overlay.png", "out/drive_1000000.png",
+                          "out/drive_overlay.avi", "out/drive_overlay.mp4", "out/x.png", "out/x_overlay.jpg"}));
+}
+
 TEST_F(PredictInputs, WhatCannotBeIsAnError) {
   make({"a/x.png", "a/drive.mp4", "empty/notes.txt"});
   fs::create_directory_symlink("a", "link");

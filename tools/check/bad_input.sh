@@ -269,6 +269,13 @@ kind "eval a folder" 7 folder eval "$work/folder"
 kind "init with other labels" 3 "belong together" init "$work/new" --images "$work/city/leftImg8bit" --labels "$work/labels" \
   --classes "$work/classes.yaml"
 kind "init without classes" 2 --classes init "$work/new" --images "$work/images" --labels "$work/labels"
+kind "network that is not there" 7 nope.safetensors eval "$work/nope.safetensors"
+kind "predictions over labels" 2 labels eval "$checkpoint" "$work/good.yaml" --predictions "$work/labels"
+kind "predictions over images" 2 images predict "$checkpoint" "$work/labels/0.png" -o "$work/images"
+kind "scores into no folder" 6 nowhere eval "$checkpoint" "$work/good.yaml" --json "$work/nowhere/scores.json"
+kind "init of one folder for both" 3 "folders of their own" init "$work/new" --images "$work/labels" --labels "$work/labels" \
+  --classes "$work/classes.yaml"
+kind "resume an image" 2 "run folder" train --resume "$work/images/0.png"
 kind "compare runs that are not begun" 3 folder compare "$work/folder"
 kind "diagnose colours alone" 3 --classes diagnose --labels "$work/images" --predictions "$work/images"
 kind "resume what is no run" 7 folder train --resume "$work/folder"

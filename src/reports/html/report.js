@@ -11,6 +11,8 @@ function looksDead() {
   return (Date.now() - Date.parse(run.updated)) / 1000 > patience;
 }
 
+const shellQuoted = (word) => (/^[\w./,:=+@%-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 function header() {
   const state = looksDead() ? "unknown" : run.state;
   const facts = [run.facts.method, run.facts.model, run.facts.data, run.facts.device, run.started && `started ${dateText(run.started)}`];
@@ -23,7 +25,7 @@ function header() {
   if (run.message) parts.push(box(run.state === "failed" ? "error" : "", html("p", {}, run.message)));
   const unfinished = run.state === "stopped" || run.state === "failed" || looksDead();
   if (unfinished)
-    parts.push(html("p", {}, "Go on with ", html("code", {}, `semiseg train --resume ${run.dir}`)));
+    parts.push(html("p", {}, "Go on with ", html("code", {}, `semiseg train --resume ${shellQuoted(run.dir)}`)));
   return html("header", {}, parts);
 }
 

@@ -1,0 +1,97 @@
+// Units and decimal signs of the CSV files that `semiseg diagnose` reads.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "commands/command.h"
+#include "semiseg/error.h"
+#include "semiseg/files.h"
+
+namespace semiseg {
+namespace {
+
+class DiagnoseCsv : public testing::Test {
+ protected:
+  DiagnoseCsv() : dir_(testing::TempDir() + "semiseg_csv_" + testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    std::filesystem::remove_all(dir_);
+    make_folders(dir_);
+  }
+
+  // The scores of each epoch that are read.
+  std::vector<nlohmann::json> scores(const std::string& csv) const {
+    write_file(dir_ + "/scores.csv", csv);
+    testing::internal::CaptureStdout();
+    run_command_line({"diagnose", dir_ + "/scores.csv", "--json", dir_ + "/out.json"});
+    testing::internal::GetCapturedStdout();
+    const auto written = nlohmann::json::parse(read_file(dir_ + "/out.json"));
+    std::vector<nlohmann::json> scores;
+    for (const auto& epoch : written["epochs"]) scores.push_back(epoch["val"]);
+    return scores;
+  }
+
+  std::string refusal(const std::string& csv) const {
+    try {
+      scores(csv);
+    } catch (const Error& error) {
+      testing::internal::GetCapturedStdout();
+      EXPECT_EQ(error.kind(), ErrorKind::kData);
+      return error.what();
+    }
+    return "nothing is refused";
+  }
+
+  const std::string dir_, header_ = "epoch,miou,mean_class_accuracy,pixel_accuracy\n";
+};
+
+TEST_F(DiagnoseCsv, EachColumnHasAUnitOfItsOwn) {
+  auto read = scores(header_ + "1,0.2459,37.14,80.59\n2,0.2322,30.08,83.23\n");
+  EXPECT_DOUBLE_EQ(read[0]["miou"], .2459);
+  EXPECT_DOUBLE_EQ(read[0]["mean_class_accuracy"], .3714);
+  EXPECT_DOUBLE_EQ(read[1]["pixel_accuracy"], .8323);
+
+  read = scores(
+      "epoch,miou,mean_class_accuracy,pixel_accuracy,iou/road,iou/pole,label_share/road,label_share/pole,other/x\n"
+      "1,24.59,.3714,.8059,90,0.4,.98,.02,700\n2,23.22,.3008,.8323,91,0,.98,.02,0.5\n");
+  EXPECT_DOUBLE_EQ(read[0]["miou"], .2459);
+  EXPECT_DOUBLE_EQ(read[0]["iou"][1], .004);
+  EXPECT_DOUBLE_EQ(read[1]["iou"][0], .91);
+  EXPECT_EQ(scores("val/miou,val/mean_class_accuracy,val/pixel_accuracy\n.2,.3,.4\n")[0]["pixel_accuracy"], .4);
+}
+
+TEST_F(DiagnoseCsv, PercentMayBeBelowOne) {
+  for (const char* rows : {"1,0.4,5.3,31\n2,2.1,7,60\n3,12,20,80\n",     // it rises from there
+                           "0,0.2,0.3,0.3\n1,28,37,80\n2,30,41,82\n",    // before training
+                           "1,24,35,70\n2,20,31,75\n3,0.7,5.3,33\n"}) {  // it collapses
+    const auto read = scores(header_ + rows);
+    EXPECT_LT(read[0]["miou"], .3) << rows;
+    EXPECT_LT(read[2]["miou"], .31) << rows;
+  }
+  // All of the column: more than the mean class accuracy an mIoU cannot be.
+  EXPECT_DOUBLE_EQ(scores(header_ + "1,0.4,1.3,31\n2,0.7,1.6,33\n")[1]["miou"], .007);
+}
+
+TEST_F(DiagnoseCsv, MixedUnitsAreRefusedWithTheLine) {
+  const std::string fractions = "1,.2459,.3714,.8059\n2,.2322,.3008,.8323\n";
+  EXPECT_NE(
+      refusal(header_ + fractions + "3,23.02,.2959,.8435\n4,.2173,.2842,.8490\n")
+          .find("scores.csv:4: \"23.02\" and \".2459\" of line 2 cannot both be fractions: miou; give all of a column as"),
+      std::string::npos);
+  EXPECT_NE(refusal(header_ + "1,24.59,37.14,80.59\n2,23.22,30.08,.8323\n3,23.02,29.59,84.35\n")
+                .find("scores.csv:3: \".8323\" and \"80.59\" of line 2 cannot both be percent: pixel_accuracy"),
+            std::string::npos);
+  EXPECT_NE(refusal("epoch,miou,mean_class_accuracy,pixel_accuracy,iou/road,iou/pole\n1,.5,.6,.7,.9,.1\n2,.5,.6,.7,90,12\n")
+                .find("scores.csv:3: \"90\" and \".9\" of line 2 cannot both be fractions: iou"),
+            std::string::npos);
+}
+
+TEST_F(DiagnoseCsv, DecimalCommasAreNamed) {
+  EXPECT_NE(refusal("epoch;miou;mean_class_accuracy;pixel_accuracy\n1;0,2459;0,3714;0,8059\n")
+                .find("scores.csv:2: \"0,2459\" has a decimal comma; write numbers with a point, such as 0.2459"),
+            std::string::npos);
+  EXPECT_NE(refusal(header_ + "1,0,2459,0,3714,0,8059\n").find("scores.csv:2: has 7 values, not 4: are these decimal commas?"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace semiseg
