@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "ops/gathering.h"
+
 #ifdef SEMISEG_CUDA
 #include "ops/enlarge_cuda.h"
 #include "semiseg/ops.h"
@@ -14,8 +16,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-bool must_gather(const Tensor& x) { return x.is_cuda() && at::globalContext().deterministicAlgorithms(); }
 
 constexpr int64_t kSide = 3, kStride = 2, kPadding = 1;
 
@@ -55,32 +55,6 @@ class MaxPool : public Function<MaxPool> {
   }
 };
 
-// How much sample i of `to` takes of sample j of `from`, aligned at both ends: [to, from].
-Tensor shares(int64_t from, int64_t to, const at::TensorOptions& options) {
-  const double scale = to > 1 ? static_cast<double>(from - 1) / static_cast<double>(to - 1) : 0;
-  const auto at_to1 = at::arange(to, options).mul(scale).unsqueeze(1);
-  return (1 - (at_to1 - at::arange(from, options)).abs()).clamp_min(0);
-}
-
-class Enlargement : public Function<Enlargement> {
- public:
-  static Tensor forward(AutogradContext* context, const Tensor& x_BChw, int64_t H, int64_t W) {
-    context->saved_data["h"] = x_BChw.size(2);
-    context->saved_data["w"] = x_BChw.size(3);
-    context->saved_data["type"] = static_cast<int64_t>(x_BChw.scalar_type());
-    return at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true);
-  }
-
-  // Enlarging is linear along each side, and so is its gradient: two products of matrices.
-  static variable_list backward(AutogradContext* context, const variable_list& above) {
-    const auto gradient_BCHW = above[0].to(at::kFloat);
-    const int64_t h = context->saved_data["h"].toInt(), w = context->saved_data["w"].toInt();
-    const auto along_w = at::matmul(gradient_BCHW, shares(w, gradient_BCHW.size(3), gradient_BCHW.options()));
-    const auto along_both = at::matmul(shares(h, gradient_BCHW.size(2), gradient_BCHW.options()).t(), along_w);
-    return {along_both.to(static_cast<at::ScalarType>(context->saved_data["type"].toInt())), Tensor(), Tensor()};
-  }
-};
-
 #ifdef SEMISEG_CUDA
 using ops::enlarge_cuda::Kind;
 
@@ -113,20 +87,18 @@ Tensor plus(const Tensor& sum, const Tensor& x) { return sum.defined() ? sum + x
 
 }  // namespace
 
-Tensor gathering::max_pool_3x3(const Tensor& x_BCHW) { return MaxPool::apply(x_BCHW); }
-
-Tensor gathering::enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W) { return Enlargement::apply(x_BChw, H, W); }
+Tensor max_pool_3x3_gathering(const Tensor& x_BCHW) { return MaxPool::apply(x_BCHW); }
 
 Tensor max_pool_3x3(const Tensor& x_BCHW) {
-  return must_gather(x_BCHW) ? gathering::max_pool_3x3(x_BCHW) : at::max_pool2d(x_BCHW, kSide, kStride, kPadding);
+  return ops::must_gather(x_BCHW) ? max_pool_3x3_gathering(x_BCHW) : at::max_pool2d(x_BCHW, kSide, kStride, kPadding);
 }
 
 Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW) {
 #ifdef SEMISEG_CUDA
   if (is_fused(x_BChw, H)) return enlarge_fused(x_BChw, sum_BCHW, H, W, Kind::kBilinear);
 #endif
-  return plus(sum_BCHW, must_gather(x_BChw) ? gathering::enlarge_bilinear(x_BChw, H, W)
-                                            : at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true));
+  return plus(sum_BCHW, ops::must_gather(x_BChw) ? ops::enlarge_gathering(x_BChw, H, W, /*align_corners=*/true)
+                                                 : at::upsample_bilinear2d(x_BChw, {H, W}, /*align_corners=*/true));
 }
 
 Tensor enlarge_nearest(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW) {

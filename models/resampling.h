@@ -14,10 +14,7 @@ Tensor max_pool_3x3(const Tensor& x_BCHW);
 Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW = {});
 Tensor enlarge_nearest(const Tensor& x_BChw, int64_t H, int64_t W, const Tensor& sum_BCHW = {});
 
-// The same with gathering gradients, on every device.
-namespace gathering {
-Tensor max_pool_3x3(const Tensor& x_BCHW);
-Tensor enlarge_bilinear(const Tensor& x_BChw, int64_t H, int64_t W);
-}  // namespace gathering
+// The first with a gradient that gathers, on every device.
+Tensor max_pool_3x3_gathering(const Tensor& x_BCHW);
 
 }  // namespace semiseg

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "ops/gathering.h"
+
 namespace semiseg::ops::plain {
 namespace {
 
@@ -14,9 +16,11 @@ Upsampling size_of(const Tensor& label_BHW, bool align_corners) {
 // Interpolation of contiguous float32 is the fastest plain form, and bfloat16 logits lose nothing more.
 Tensor upsample(const Tensor& logits_BKhw, const Upsampling& to) {
   const int64_t grid_H = to.grid_H ? to.grid_H : to.H, grid_W = to.grid_W ? to.grid_W : to.W;
-  return at::upsample_bilinear2d(logits_BKhw.to(at::kFloat).contiguous(), {grid_H, grid_W}, to.align_corners)
-      .narrow(2, 0, to.H)
-      .narrow(3, 0, to.W);  // [B, K, H, W]
+  const auto dense_BKhw = logits_BKhw.to(at::kFloat).contiguous();
+  const auto grid_BKHW = must_gather(dense_BKhw) && dense_BKhw.requires_grad()
+                             ? enlarge_gathering(dense_BKhw, grid_H, grid_W, to.align_corners)
+                             : at::upsample_bilinear2d(dense_BKhw, {grid_H, grid_W}, to.align_corners);
+  return grid_BKHW.narrow(2, 0, to.H).narrow(3, 0, to.W);  // [B, K, H, W]
 }
 
 CrossEntropy cross_entropy(const Tensor& logits_BKhw, const Tensor& label_BHW, const CrossEntropyOptions& options) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "ops/gathering.h"
 #include "semiseg/error.h"
 #include "unit/ops_cases.h"
 
@@ -31,20 +32,21 @@ void expect_same(const Tensor& x_BCHW, const Ours& ours, const Atens& atens, con
 TEST(Resampling, GatheringMaxPoolHasAtensGradient) {
   for (const auto& [H, W] : kSizes) {
     const auto aten = [](const Tensor& x) { return at::max_pool2d(x, 3, 2, 1); };
-    expect_same(waves({2, 3, H, W}), gathering::max_pool_3x3, aten, str(H, " x ", W));
-    expect_same(at::zeros({2, 3, H, W}), gathering::max_pool_3x3, aten, str(H, " x ", W, ", all the same"));
+    expect_same(waves({2, 3, H, W}), max_pool_3x3_gathering, aten, str(H, " x ", W));
+    expect_same(at::zeros({2, 3, H, W}), max_pool_3x3_gathering, aten, str(H, " x ", W, ", all the same"));
   }
 }
 
 TEST(Resampling, GatheringEnlargementHasAtensGradient) {
   for (const auto& [h, w] : kSizes)
     for (const auto& [H, W] : kSizes)
-      expect_same(
-          waves({2, 3, h, w}), [&](const Tensor& x) { return gathering::enlarge_bilinear(x, H, W); },
-          [&](const Tensor& x) {
-            return at::upsample_bilinear2d(x, {H, W}, /*align_corners=*/true);
-          },
-          str(h, " x ", w, " to ", H, " x ", W));
+      for (const bool align_corners : {true, false})
+        expect_same(
+            waves({2, 3, h, w}), [&](const Tensor& x) { return ops::enlarge_gathering(x, H, W, align_corners); },
+            [&](const Tensor& x) {
+              return at::upsample_bilinear2d(x, {H, W}, align_corners);
+            },
+            str(h, " x ", w, " to ", H, " x ", W, align_corners ? ", aligned" : ""));
 }
 
 }  // namespace
