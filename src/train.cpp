@@ -185,11 +185,9 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         remove_old_checkpoints(folder.dir(), config.checkpoint.keep);
       }
     }
-  } catch (const Error& e) {
-    // Unreadable data, a full disk or a lost peer after hours of training: keep what was reached, where that is still possible.
-    const bool outside = e.kind() == ErrorKind::kData || e.kind() == ErrorKind::kDisk || e.kind() == ErrorKind::kPeer;
-    constexpr double kPatience = 10;  // seconds for what is queued, which may wait for the lost peer for ever
-    if (outside && between_steps && state.step > first_step && finishes_within(kPatience, device))
+  } catch (const std::exception& e) {
+    constexpr double kPatience = 10;  // seconds for what is queued, which may wait for a lost peer for ever
+    if (spares_weights(e) && between_steps && state.step > first_step && finishes_within(kPatience, device))
       try_to([&] { settle(), save("last"); });
     throw;
   }

@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "datasets/parallel.h"
+#include "memory.h"
 #include "observers.h"
 #include "reports/text.h"
 #include "semiseg/device.h"
@@ -291,6 +292,12 @@ void require_finite(const TrainState& state, const Optimizer& optimizer) {
   if (optimizer.loss_scale() < kLeastScale)
     throw Error(ErrorKind::kNonFinite, str("the gradients are NaN or infinite at every scale by step ", state.step),
                 "run.precision: fp16", str("take bf16 or fp32, or ", hint));
+}
+
+bool spares_weights(const std::exception& error) {
+  const auto* known = dynamic_cast<const Error*>(&error);
+  if (known == nullptr) return is_out_of_memory(error);
+  return known->kind() == ErrorKind::kData || known->kind() == ErrorKind::kDisk || known->kind() == ErrorKind::kPeer;
 }
 
 std::vector<EpochRecord> with_scores_before(const TrainState& state) {

@@ -96,6 +96,9 @@ void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);
 // Throws Error(kNonFinite) when any loss of this epoch was NaN or infinite, or when no gradient has been finite for long. Reads
 // a value or two from the device. Does nothing but in the writer, which speaks for all.
 void require_finite(const TrainState& state, const Optimizer& optimizer);
+// Unreadable data, a full disk, a lost peer, too little memory for an evaluation: after hours of training what was reached is
+// to be kept, where that is still possible.
+bool spares_weights(const std::exception& error);
 
 // The history, with the scores before training as its epoch 0 where they were measured.
 std::vector<EpochRecord> with_scores_before(const TrainState& state);

@@ -10,7 +10,8 @@
 namespace semiseg {
 namespace {
 
-constexpr const char* kMemoryHint = "out of memory; lower optim.batch_labeled, optim.batch_unlabeled or data.crop";
+constexpr const char* kMemoryHint =
+    "out of memory; lower optim.batch_labeled, optim.batch_unlabeled or data.crop, and for large images set eval.mode=sliding";
 
 // LibTorch's messages carry a stack trace behind the first lines.
 std::string one_line(std::string message) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <new>
+#include <stdexcept>
 
 #include "semiseg/error.h"
 #include "train_parts.h"
@@ -196,6 +198,14 @@ TEST(Schedule, OneCycleRisesAndFallsAsHalfCosines) {
   EXPECT_NEAR(schedule_factor(config, 30, 100), 1, 1e-12);
   EXPECT_NEAR(schedule_factor(config, 65, 100), (1 + 1.0 / 25e4) / 2, 1e-12);
   EXPECT_NEAR(schedule_factor(config, 100, 100), 1.0 / 25e4, 1e-12);
+}
+
+TEST(Weights, AreWholeAfterErrorsFromOutside) {
+  for (const ErrorKind kind : {ErrorKind::kData, ErrorKind::kDisk, ErrorKind::kPeer})
+    EXPECT_TRUE(spares_weights(Error(kind, "what", "where")));
+  EXPECT_TRUE(spares_weights(std::bad_alloc()));
+  EXPECT_FALSE(spares_weights(Error(ErrorKind::kNonFinite, "the loss became NaN", "")));
+  EXPECT_FALSE(spares_weights(std::runtime_error("a bug")));
 }
 
 }  // namespace
