@@ -108,6 +108,16 @@ std::optional<size_t> streak_begin(const Epochs& epochs, size_t t) {
   return lasting || sudden ? std::optional(from) : std::nullopt;
 }
 
+// The scores before training, where each of the newest three epochs lies below them: a trained network that lost at once what
+// it does not regain.
+std::optional<size_t> start_lost(const Epochs& epochs, size_t t) {
+  if (epochs[0]->epoch != 0 || t < kStreak) return std::nullopt;
+  for (size_t i = t + 1 - kStreak; i <= t; ++i)
+    if (!is_contrary(epochs, 0, i) || epochs[i]->val->mean_class_accuracy >= epochs[0]->val->mean_class_accuracy)
+      return std::nullopt;
+  return 0;
+}
+
 double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*)) {
   return (value(epochs[end - 2]) + value(epochs[end - 1]) + value(epochs[end])) / 3;
 }
@@ -139,6 +149,7 @@ std::optional<size_t> fall_begin(const Epochs& epochs) {
     }
     if (peak) continue;
     peak = streak_begin(epochs, t);
+    if (!peak) peak = start_lost(epochs, t);
     if (!peak && t >= 5) peak = decline_begin(epochs, best, t);
     deepest = peak ? miou(epochs[*peak]) - miou(epochs[t]) : 0;
   }

@@ -26,8 +26,9 @@ struct HealthContext {
 // history may begin with an epoch 0: the scores before training. Messages name the classes, give the numbers and the setting to
 // change. Alarms on scores need an epoch that was evaluated. Kinds:
 //   miou_falls          mIoU falls while pixel accuracy rises: over three evaluated epochs in a row (at once where it is a
-//                       sixth), or as means of three against the best three before. It must be clear: 3 % of it, half a point,
-//                       2.5 times the usual step from epoch to epoch. Lasts until half of the fall is regained, or pixel
+//                       sixth), as means of three against the best three before, or in each of three epochs below the scores
+//                       before training. It must be clear: 3 % of it, half a point, 2.5 times the usual step from epoch to
+//                       epoch (but against the scores before training). Lasts until half of the fall is regained, or pixel
 //                       accuracy is back, too.
 //   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on, and on twice as many, or
 //                       leaves the others half of theirs; in the first two evaluated epochs only if that was not so before
