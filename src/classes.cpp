@@ -137,12 +137,14 @@ std::optional<std::string> class_file_of_table(const std::string& text) {
   return classes + "], ignore: [" + ignored + "]}";
 }
 
-// The same of names alone, one a line in the order of their ids, or of "id,name" or "name,id" lines, below titles or not.
+// The same of names alone, one a line in the order of their ids, or of "id,name" or "name,id" lines, below titles or not. A
+// name alone does not end in a number of its own: that would be an id among lines that have none.
 std::optional<std::string> class_file_of_names(const std::string& text) {
-  static const std::string kName = R"(([^\d\s,;\[{-][^,;\t]*?)\s*)";
-  static const std::regex kIdFirst(R"(\s*(\d+)[\s,;]+)" + kName), kNameFirst(R"(\s*)" + kName + R"([,;\t]\s*(\d+)\s*)"),
-      kNameAlone(R"(\s*)" + kName),
-      kTitles(R"(\s*((\w+_)?id|index|value|names?|class(es)?|labels?)\s*([,;\t].*)?)", std::regex::icase);
+  static const std::string kName = R"(([^\d\s,;\[{-][^,;\t]*?)\s*)",
+                           kTitle = R"(((\w+_)?id|index|value|names?|class(es)?|labels?))";
+  static const std::regex kIdFirst(R"(\s*(\d+)[\s,;]+)" + kName), kNameFirst(R"(\s*)" + kName + R"([\s,;]+(\d+)\s*)"),
+      kNameAlone(R"(\s*)" + kName), kNumberBehind(R"(.*\s\d+\s*)"),
+      kTitles(R"(\s*)" + kTitle + R"((\s*[,;\t].*|\s+)" + kTitle + R"(\s*)?\s*)", std::regex::icase);
   // A class file has colons, a list of images dots and slashes; and what is no text has other characters.
   const auto is_other = [](char c) {
     return std::iscntrl(static_cast<unsigned char>(c)) != 0 ? c != '\n' && c != '\r' && c != '\t'
@@ -169,7 +171,7 @@ std::optional<std::string> class_file_of_names(const std::string& text) {
       add(parts[1], parts[2], &with_ids, &ignored_ids);
     else
       all_with_ids = false;
-    if (std::regex_match(line, parts, kNameAlone))
+    if (std::regex_match(line, parts, kNameAlone) && !std::regex_match(line, kNumberBehind))
       add(parts[1], str(index++), &names, &ignored_names);
     else
       all_names = false;

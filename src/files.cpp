@@ -20,6 +20,7 @@ namespace semiseg {
 namespace {
 
 constexpr const char* kTemporary = ".tmp-";
+constexpr int kMostLinks = 40;  // from one to the next, as the system follows them
 
 [[noreturn]] void fail(const std::string& action, const std::string& path, int error) {
   const char* hint = "";
@@ -76,7 +77,9 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   } else if (exists && !S_ISREG(there.st_mode) && !S_ISDIR(there.st_mode)) {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
-    if (exists && std::filesystem::is_symlink(path_)) path_ = std::filesystem::canonical(path_).string();
+    namespace fs = std::filesystem;
+    for (int link = 0; link < kMostLinks && fs::is_symlink(path_); ++link)
+      path_ = (fs::path(path_).parent_path() / fs::read_symlink(path_)).string();
     temporary_ = temporary_name(path_);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   }

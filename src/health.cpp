@@ -138,18 +138,22 @@ std::optional<size_t> decline_begin(const Epochs& epochs, size_t best, size_t t)
 // The epoch from which mIoU has been falling, if the newest one lies in such a fall.
 std::optional<size_t> fall_begin(const Epochs& epochs) {
   std::optional<size_t> peak;
-  double deepest = 0;  // fall since the peak
-  size_t best = 2;     // end of the best three before the newest three
+  double deepest = 0;     // fall since the peak
+  size_t best = 2;        // end of the best three before the newest three
+  bool regained = false;  // a fall from the start has ended
   for (size_t t = 0; t < epochs.size(); ++t) {
     if (t >= 5 && mean_of_three(epochs, t - 3, miou) > mean_of_three(epochs, best, miou)) best = t - 3;
     if (peak) {
       const double fall = miou(epochs[*peak]) - miou(epochs[t]);
       deepest = std::max(deepest, fall);
-      if (fall < deepest / 2 || accuracy(epochs[t]) <= accuracy(epochs[*peak])) peak.reset();
+      if (fall < deepest / 2 || accuracy(epochs[t]) <= accuracy(epochs[*peak])) {
+        regained = regained || *peak == 0;
+        peak.reset();
+      }
     }
     if (peak) continue;
     peak = streak_begin(epochs, t);
-    if (!peak) peak = start_lost(epochs, t);
+    if (!peak && !regained) peak = start_lost(epochs, t);
     if (!peak && t >= 5) peak = decline_begin(epochs, best, t);
     deepest = peak ? miou(epochs[*peak]) - miou(epochs[t]) : 0;
   }

@@ -41,7 +41,8 @@ const MethodSettings& settings_of_method(const std::string& method) {
        {all({{"semi.threshold", "semi.undo_class_bias", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
         {{"semi.threshold", "0"}, {"semi.normalize", "accepted"}}}},
       {"retrain",
-       {all({{"semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}), {{"semi.normalize", "accepted"}}}},
+       {all({{"semi.undo_class_bias", "semi.class_weights", "semi.normalize", "semi.strong_view"}, kWeight}),
+        {{"semi.normalize", "accepted"}}}},
   };
   return settings.at(method);
 }

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "host.h"
+#include "self_training.h"
 #include "semiseg/device.h"
 #include "semiseg/distributed.h"
 #include "semiseg/log.h"
@@ -76,7 +77,7 @@ RunFolder RunFolder::fresh(const Config& config) {
     if (is_abandoned(folder.dir_)) folder.lock_ = std::make_shared<FolderLock>(folder.dir_);
     if (!folder.lock_ || !is_abandoned(folder.dir_))
       throw Error(ErrorKind::kConfig, "the run folder is not empty", "run.dir: " + folder.dir_,
-                  has_checkpoint(folder.dir_)
+                  has_checkpoint(folder.dir_) || is_self_training(folder.dir_)
                       ? "continue it with `semiseg train --resume " + shell_quoted(folder.dir_) + "` or choose another"
                       : "choose another");
     return folder;

@@ -46,8 +46,8 @@ bool is_news(const Alarm& alarm, const std::vector<EpochRecord>& history);
 
 // Agreement of a network's predictions between evaluated epochs on a few fixed unlabelled images (at most 16, evenly spread):
 // fills `agreement` and `agreement_by_class` from the predictions in `previous`, which it then replaces. `previous` is empty
-// before the first epoch. Predictions are class indices, uint8 [h, w] on the host, of the whole image at the logits' stride,
-// under the image's number in the list.
+// before the first epoch. Predictions are class indices, uint8 [h, w] on the host, of the image at the logits' stride (of the
+// middle of a huge one), under the image's number in the list.
 void measure_agreement(Segmenter& network, const Dataset& data, const EvalOptions& options,
                        std::map<std::string, Tensor>* previous, PseudoScores* pseudo);
 

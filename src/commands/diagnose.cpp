@@ -313,7 +313,7 @@ class CsvReader {
   // hold percent and others fractions. The lines are compared by their largest value, but for scores before training, which may
   // be anything.
   double unit_of(const std::vector<const Row*>& rows, const std::vector<size_t>& columns, const std::string& kind,
-                 const std::map<std::string, size_t>& column) const {
+                 const std::map<std::string, size_t>& column) {
     struct Most {
       double value;
       const Row* row;
@@ -346,6 +346,20 @@ class CsvReader {
     }
     // The best of all classes is never below 1 % once training has begun.
     if (columns.size() == 1 && as_percent <= as_mixed) return 100;
+    // A mean IoU is no higher than the mean class accuracy: small values that would be, as fractions, are percent of a
+    // collapse.
+    if (kind == "miou") {
+      const size_t accuracy = column.at("mean_class_accuracy");
+      const auto in = [&](const Row* row) { return number_in(row->cells[accuracy]).value_or(0); };
+      const bool in_percent = std::any_of(rows.begin(), rows.end(), [&](const Row* row) { return in(row) > 1; });
+      const double to_percent = in_percent ? 1 : 100;
+      if (std::all_of(lines.begin(), lines.end(),
+                      [&](const Most& line) { return line.value > 1 || 100 * line.value > to_percent * in(line.row); })) {
+        evidence_.notes.push_back("mIoU is taken as percent, \"" + small->row->cells[small->at] + "\" in line " +
+                                  str(small->row->line) + " too: as a fraction it would be above the mean class accuracy");
+        return 100;
+      }
+    }
     const auto smalls = std::count_if(lines.begin(), lines.end(), [](const Most& line) { return line.value <= 1; });
     const bool large_is_odd = 2 * smalls >= static_cast<int64_t>(lines.size());
     const Most &odd = large_is_odd ? *large : *small, &other = large_is_odd ? *small : *large;

@@ -137,7 +137,7 @@ Entries pair_one_folder(const std::string& folder) {
     std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
     return ending == ".jpg" || ending == ".jpeg" || ending == ".webp";
   };
-  bool paired = false;
+  bool paired = false, by_ending = false;
   for (const auto& [name, files] : groups) {
     const std::string image = image_name(name);
     if (groups.count(image) != 0 || (!image.empty() && !name.ends_with("_L"))) continue;
@@ -150,7 +150,15 @@ Entries pair_one_folder(const std::string& folder) {
     if (files.size() == 2 && !is_lossy(all[0])) std::swap(all[0], all[1]);
     found.entries.push_back({all[0], all.size() == 2 ? all[1] : fs::path()});
     paired = paired || all.size() == 2;
+    by_ending = by_ending || files.size() == 2;
   }
+  // Where a PNG is the label of a JPEG, one that is alone has lost its image.
+  if (by_ending)
+    std::erase_if(found.entries, [&](const Entry& entry) {
+      const bool lone = entry.label.empty() && !is_lossy(entry.image);
+      if (lone) found.lone_labels.push_back(entry.image);
+      return lone;
+    });
   if (!paired) throw Error(ErrorKind::kData, "no label can be told from an image there", where, hint);
   return found;
 }

@@ -51,7 +51,7 @@ int run(const Arguments& arguments) {
   job.undo_class_bias = config.semi.undo_class_bias;
   job.may_hold_others = true;
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
-  config.semi.method = "supervised";  // labels that the unlabelled list may name are to be replaced, not read
+  config.semi.method = "supervised";  // labels that the unlabelled list may name are not read
   return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : exit_code_of(stop_signal());
 }
 

@@ -50,6 +50,10 @@ std::string run_to_resume(const std::string& word) {
   if (run.empty())
     fail("is a checkpoint outside of a run folder",
          "to begin a new run with its weights: semiseg train CONFIG model.weights=" + shell_quoted(word));
+  if (is_self_training(run)) {  // steps are counted anew in each stage, so the names alone tell
+    if (fs::path(word).filename() != "last.safetensors") fail("is a checkpoint, and not the newest of its run", use(run));
+    return run;
+  }
   const Checkpoint newest = newest_checkpoint(run, /*damaged=*/nullptr);
   if (!fs::equivalent(newest.path, word)) {
     const TrainState state = read_checkpoint(word).state;

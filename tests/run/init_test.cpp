@@ -110,6 +110,7 @@ TEST_F(Init, OneFolderForImagesAndLabelsIsPairedByEndingsOrNotAtAll) {
     add_label("unclear/" + name + "_label.png");
   }
   add_label("masks_beside/lone_gt.png");
+  add_label("jpegs/lone.png");
   const Outcome made = init("masks_beside", "--unlabeled masks_beside");
   ASSERT_EQ(made.code, 0) << made.output;
   EXPECT_NE(made.output.find("1 of the labels belong to no image"), std::string::npos) << made.output;
@@ -118,7 +119,10 @@ TEST_F(Init, OneFolderForImagesAndLabelsIsPairedByEndingsOrNotAtAll) {
             std::vector<std::string>{pair("masks_beside/a.png", "masks_beside/a_mask.png")});
   EXPECT_EQ(lines("of masks_beside/val.txt"), std::vector<std::string>{pair("masks_beside/b.png", "masks_beside/b_mask.png")});
   EXPECT_EQ(lines("of masks_beside/unlabeled.txt"), std::vector<std::string>{absolute_path(dir_ + "/masks_beside/c.png")});
-  ASSERT_EQ(init("jpegs").code, 0);
+  const Outcome jpegs = init("jpegs");
+  ASSERT_EQ(jpegs.code, 0) << jpegs.output;
+  EXPECT_NE(jpegs.output.find("1 of the labels belong to no image"), std::string::npos) << jpegs.output;
+  EXPECT_EQ(lines("of jpegs/unlabeled.txt"), std::vector<std::string>{absolute_path(dir_ + "/jpegs/c.jpg")});
   EXPECT_EQ(lines("of jpegs/val.txt"), std::vector<std::string>{pair("jpegs/b.jpg", "jpegs/b.png")});
 
   for (const std::string folder : {"twins", "unclear"}) {

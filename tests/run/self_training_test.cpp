@@ -94,6 +94,9 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   EXPECT_EQ(lines("whole/pseudo_labels_2/list.txt").size(), 2u);
   EXPECT_EQ(lines("whole/pseudo_labels_2/all.txt").size(), 5u);
 
+  EXPECT_EQ(semiseg("train --resume whole/checkpoints/last.safetensors").code, 0);
+  EXPECT_EQ(semiseg("train --resume whole/stage1/checkpoints/step_00000001.safetensors").code, 2);
+
   // The run's folder looks like any other's, counted through.
   const auto epochs = metrics("whole");
   size_t of_stages = 0;

@@ -148,7 +148,7 @@ TEST_F(DatasetTest, ClassFile) {
 TEST_F(DatasetTest, NamesAloneAreAClassFile) {
   for (const char* text : {"road\ntraffic light\nGebäude\n", "name\r\nroad\r\ntraffic light\r\nGebäude",
                            "id,name\n0,road\n1,traffic light\n2,Gebäude\n", "road;0\nvoid;9\ntraffic light;1\nGebäude;2\n",
-                           "# ids\n0 road\n1 traffic light\n\n2 Gebäude\n"}) {
+                           "# ids\n0 road\n1 traffic light\n\n2 Gebäude\n", "name id\nroad 0\ntraffic light 1\nGebäude 2\n"}) {
     const ClassSet classes = load_classes(put("names.txt", text), 255);
     EXPECT_EQ(classes.names, (std::vector<std::string>{"road", "traffic light", "Gebäude"})) << text;
     EXPECT_EQ(classes.value_to_class[2], 2) << text;
@@ -156,8 +156,8 @@ TEST_F(DatasetTest, NamesAloneAreAClassFile) {
   }
   EXPECT_EQ(load_classes(put("names.txt", "void\nroad\n"), 255).value_to_class[1], 0);
   // No names: a list of images, a table with a line that is none of it, YAML.
-  for (const char* text :
-       {"images/a.png labels/a.png\n", "0,road\nsky\n1,2,3\n", "128 64 128 road\n1 2 x car\n", "- road\n- sky\n"})
+  for (const char* text : {"images/a.png labels/a.png\n", "0,road\nsky\n1,2,3\n", "128 64 128 road\n1 2 x car\n",
+                           "- road\n- sky\n", "road 0\nsky\n"})
     expect_contains(message_of([&] { load_classes(put("names.txt", text), 255); }, ErrorKind::kConfig),
                     "such as classes: [{name: road}, {name: sky}]");
 }

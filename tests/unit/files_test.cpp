@@ -78,6 +78,10 @@ TEST_F(Files, ALinkStaysAndWhatItLeadsToIsReplaced) {
   EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(dir_ + "/a")));
   EXPECT_EQ(read_file(dir_ + "/a"), "new");
   EXPECT_EQ(names().size(), 3u);
+  fs::create_symlink("later", dir_ + "/ahead");
+  write_file(dir_ + "/ahead", "new");
+  EXPECT_TRUE(fs::is_symlink(dir_ + "/ahead"));
+  EXPECT_EQ(read_file(dir_ + "/later"), "new");
 }
 
 TEST_F(Files, APipeIsWrittenTo) {

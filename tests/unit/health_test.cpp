@@ -109,6 +109,11 @@ TEST(MiouFalls, FiresWhereThreeEpochsStayBelowTheScoresBeforeTraining) {
   history[3].val->miou = .4985;
   history[4].val->pixel_accuracy = .851;  // another illness
   EXPECT_FALSE(has(kinds(history), "miou_falls"));
+  history[4] = scored(4, .48, .6123, .8824);
+  for (const int64_t epoch : {5, 6, 7}) {  // more than half of it is back, for good
+    history.push_back(scored(epoch, .5075, .65, .883));
+    EXPECT_FALSE(has(kinds(history), "miou_falls")) << epoch;
+  }
 }
 
 TEST(MiouFalls, IsSilentOnHealthyRuns) {

@@ -25,7 +25,10 @@ MethodParts make_parts(bool decodes_images_apart = false) {
     }
     return network;
   };
-  return {make_network, SupervisedLoss(LossConfig{}, {1, 2, 3}, {}, torch::kCPU), K, {1, 2, 3}, {0.5, 0.3, 0.2}};
+  LossConfig loss;
+  loss.logit_adjustment = 0.5;
+  const std::vector<double> weights{1, 2, 3}, shares{0.5, 0.3, 0.2};
+  return {make_network, SupervisedLoss(loss, weights, shares, torch::kCPU), K, weights, shares};
 }
 
 // Smooth images, so that nothing depends on a generator.
