@@ -101,6 +101,27 @@ void all_reduce(std::vector<Tensor>& tensors, c10d::ReduceOp::RedOpType operatio
   });
 }
 
+// The store of the first process; empty where `stop` said so before. c10d heeds no signal while it looks for one that is not
+// there, so it looks for a few seconds at a time.
+c10::intrusive_ptr<c10d::TCPStore> find_store(const std::string& master, c10d::TCPStoreOptions options,
+                                              const std::function<bool()>& stop, int64_t patience_s) {
+  constexpr auto kAtATime = std::chrono::seconds(2);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience_s);
+  options.timeout = kAtATime;
+  return or_peer_error([&]() -> c10::intrusive_ptr<c10d::TCPStore> {
+    for (;;) {
+      try {
+        auto store = c10::make_intrusive<c10d::TCPStore>(master, options);
+        store->setTimeout(std::chrono::seconds(patience_s));
+        return store;
+      } catch (const std::exception&) {
+        if (stop()) return {};
+        if (options.isServer || std::chrono::steady_clock::now() > deadline) throw;
+      }
+    }
+  });
+}
+
 // Until every process has been here; false where `stop` said so before. One that ended before it came would be waited for
 // by Gloo as long as by one that computes.
 bool wait_until_all_came(c10d::Store& store, const std::function<bool()>& stop, int64_t patience_s) {
@@ -171,15 +192,13 @@ bool ProcessGroup::meet([[maybe_unused]] const std::string& backend, [[maybe_unu
   options.port = static_cast<uint16_t>(environment_number("MASTER_PORT", 1, 65535));
   // torchrun's agent keeps the store where it says so.
   options.isServer = ranks.rank == 0 && environment("TORCHELASTIC_USE_AGENT_STORE") != "True";
-  options.timeout = std::chrono::seconds(patience_s);
   options.waitWorkers = false;
-  or_peer_error([&] {
-    met = std::make_unique<Met>();
-    // The agent's store outlives a start that failed.
-    met->store =
-        c10::make_intrusive<c10d::PrefixStore>("semiseg/" + environment("TORCHELASTIC_RESTART_COUNT").value_or("0"),
-                                               c10::make_intrusive<c10d::TCPStore>(master.value_or("127.0.0.1"), options));
-  });
+  const auto found = find_store(master.value_or("127.0.0.1"), options, stop, patience_s);
+  if (!found) return false;
+  met = std::make_unique<Met>();
+  // The agent's store outlives a start that failed.
+  met->store =
+      c10::make_intrusive<c10d::PrefixStore>("semiseg/" + environment("TORCHELASTIC_RESTART_COUNT").value_or("0"), found);
   if (!wait_until_all_came(*met->store, stop, patience_s)) return false;
   or_peer_error([&] {
     const auto rank = static_cast<int>(ranks.rank), count = static_cast<int>(ranks.count);

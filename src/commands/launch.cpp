@@ -206,7 +206,9 @@ int launch(const Arguments& arguments) {
       std::vector<std::string> more{str("RANK=", rank),      str("LOCAL_RANK=", rank),  str("WORLD_SIZE=", count),
                                     "MASTER_ADDR=127.0.0.1", str("MASTER_PORT=", port), str(kLaunched, "=", ::getpid())};
       more.insert(more.end(), threads.begin(), threads.end());
-      g_running[static_cast<size_t>(rank)] = start(words, environment_with(more), errors);
+      const pid_t id = start(words, environment_with(more), errors);
+      g_running[static_cast<size_t>(rank)] = id;
+      if (const int number = g_passed_on; number != 0) ::kill(id, number);  // it came while this one was not known yet
     }
   } catch (...) {
     pass_on(SIGKILL);  // those that wait for the others
