@@ -3,25 +3,49 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
-#include <sstream>
 
 #include "semiseg/error.h"
 
 namespace semiseg {
 namespace {
 
+// The bytes of a file, held in memory or read a block at a time: headers are asked for in many small pieces close together.
+class Source {
+ public:
+  explicit Source(std::string_view whole) : held_(whole) {}
+  explicit Source(std::istream& file) : file_(&file) {}
+
+  // Zeros beyond the end.
+  std::string text(size_t at, size_t count) {
+    if (file_ != nullptr && (at < begin_ || at + count > begin_ + held_.size())) read(at, count);
+    std::string text(count, '\0');
+    if (at >= begin_ && at - begin_ < held_.size()) held_.substr(at - begin_, count).copy(text.data(), count);
+    return text;
+  }
+
+ private:
+  void read(size_t at, size_t count) {
+    constexpr size_t kBlock = 4096;
+    block_.resize(std::max(count, kBlock));
+    file_->clear();
+    file_->seekg(static_cast<std::streamoff>(at));
+    file_->read(block_.data(), static_cast<std::streamsize>(block_.size()));
+    held_ = std::string_view(block_).substr(0, static_cast<size_t>(file_->gcount()));
+    begin_ = at;
+  }
+
+  std::istream* file_ = nullptr;
+  std::string block_;
+  std::string_view held_;  // what stands at begin_
+  size_t begin_ = 0;
+};
+
 // Numbers and text at places of a file, or of the part that begins at `begin`; 0 beyond its end.
 class Bytes {
  public:
-  Bytes(std::istream& file, bool little, size_t begin = 0) : file_(file), little_(little), begin_(begin) {}
+  Bytes(Source& file, bool little, size_t begin = 0) : file_(file), little_(little), begin_(begin) {}
 
-  std::string text(size_t at, size_t count) const {
-    std::string text(count, '\0');
-    file_.clear();
-    file_.seekg(static_cast<std::streamoff>(begin_ + at));
-    file_.read(text.data(), static_cast<std::streamsize>(count));
-    return text;
-  }
+  std::string text(size_t at, size_t count) const { return file_.text(begin_ + at, count); }
   uint8_t byte(size_t at) const { return static_cast<uint8_t>(text(at, 1)[0]); }
   uint32_t number(size_t at, size_t count) const {
     const std::string bytes = text(at, count);
@@ -31,14 +55,14 @@ class Bytes {
   }
 
  private:
-  std::istream& file_;
+  Source& file_;
   bool little_;
   size_t begin_;
 };
 
 // The first value of a tag in the first directory of a TIFF file, which is what EXIF is too (TIFF 6.0, section 2).
-std::optional<uint32_t> tiff_value(std::istream& stream, size_t begin, uint32_t tag) {
-  const Bytes file(stream, Bytes(stream, /*little=*/true, begin).text(0, 2) == "II", begin);
+std::optional<uint32_t> tiff_value(Source& source, size_t begin, uint32_t tag) {
+  const Bytes file(source, source.text(begin, 2) == "II", begin);
   const size_t directory = file.number(4, 4);
   for (size_t entry = directory + 2, left = file.number(directory, 2); left > 0; --left, entry += 12) {
     if (file.number(entry, 2) != tag) continue;
@@ -51,8 +75,8 @@ std::optional<uint32_t> tiff_value(std::istream& stream, size_t begin, uint32_t 
   return std::nullopt;
 }
 
-void read_jpeg(std::istream& stream, ImageHeader& header) {
-  const Bytes file(stream, /*little=*/false);
+void read_jpeg(Source& source, ImageHeader& header) {
+  const Bytes file(source, /*little=*/false);
   // Segments up to the first scan (ITU T.81, annex B).
   for (size_t at = 2; file.byte(at) == 0xff && file.byte(at + 1) != 0xda; at += 2 + file.number(at + 2, 2)) {
     const uint8_t marker = file.byte(at + 1);
@@ -64,7 +88,7 @@ void read_jpeg(std::istream& stream, ImageHeader& header) {
     }
     constexpr uint32_t kOrientation = 0x0112;
     if (marker == 0xe1 && file.text(at + 4, 6) == std::string_view("Exif\0\0", 6))
-      header.rotated = tiff_value(stream, at + 10, kOrientation).value_or(1) > 1;
+      header.rotated = tiff_value(source, at + 10, kOrientation).value_or(1) > 1;
   }
 }
 
@@ -84,21 +108,14 @@ void read_bmp(const Bytes& file, ImageHeader& header) {
     for (size_t c = 0; c < 3; ++c) header.palette = header.palette || static_cast<uint8_t>(colours[entry * i + c]) != i;
 }
 
-}  // namespace
-
-ImageHeader read_image_header(std::string_view bytes) {
-  std::istringstream file{std::string(bytes)};
-  return read_image_header(file);
-}
-
-ImageHeader read_image_header(std::istream& stream) {
+ImageHeader read_header(Source source) {
   ImageHeader header;
-  const Bytes file(stream, /*little=*/true);
+  const Bytes file(source, /*little=*/true);
   const std::string start = file.text(0, 12);
   const auto starts = [&](std::string_view magic) { return start.starts_with(magic); };
   if (starts("\x89PNG\r\n\x1a\n")) {
     header.format = "PNG";
-    const Bytes big(stream, /*little=*/false);
+    const Bytes big(source, /*little=*/false);
     header.W = static_cast<int>(big.number(16, 4));
     header.H = static_cast<int>(big.number(20, 4));
     header.bits = file.byte(24);
@@ -107,14 +124,14 @@ ImageHeader read_image_header(std::istream& stream) {
     header.channels = header.palette ? 1 : 1 + (colour & 2) + (colour & 4) / 4;
   } else if (starts("\xff\xd8\xff")) {
     header.format = "JPEG";
-    read_jpeg(stream, header);
+    read_jpeg(source, header);
   } else if (starts("BM")) {
     header.format = "BMP";
     read_bmp(file, header);
   } else if (starts(std::string_view("II*\0", 4)) || starts(std::string_view("MM\0*", 4))) {
     header.format = "TIFF";
     constexpr uint32_t kBitsPerSample = 258, kPhotometric = 262, kSamplesPerPixel = 277, kWhiteIsZero = 0, kPalette = 3;
-    const auto value = [&](uint32_t tag) { return tiff_value(stream, 0, tag); };
+    const auto value = [&](uint32_t tag) { return tiff_value(source, 0, tag); };
     header.bits = static_cast<int>(value(kBitsPerSample).value_or(1));
     header.channels = static_cast<int>(value(kSamplesPerPixel).value_or(1));
     header.palette = value(kPhotometric) == kPalette;
@@ -125,6 +142,12 @@ ImageHeader read_image_header(std::istream& stream) {
   }
   return header;
 }
+
+}  // namespace
+
+ImageHeader read_image_header(std::string_view bytes) { return read_header(Source(bytes)); }
+
+ImageHeader read_image_header(std::istream& file) { return read_header(Source(file)); }
 
 void require_readable(const ImageHeader& header, const std::string& path) {
   const int channels = header.channels, bits = header.bits;
