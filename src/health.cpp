@@ -369,8 +369,9 @@ std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, c
   // What the loss adds to rare classes adds up from pseudo-label to pseudo-label.
   const Config* config = context.config;
   const bool biased = config && (config->semi.class_weights || config->loss.logit_adjustment > 0);
+  const auto reference = reference_share(history, context);
   const bool of_rare = std::any_of(taking.begin(), taking.end(), [&](size_t c) {
-    return share_or_zero(reference_share(history, context), c) < 1 / static_cast<double>(s.label_share.size());
+    return share_or_zero(reference, c) < 1 / static_cast<double>(s.label_share.size());
   });
   if (biased && of_rare && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias")) {
     settings.insert(settings.begin(), setting(context, "semi.undo_class_bias", "true",

@@ -10,12 +10,15 @@ namespace semiseg {
 
 namespace fs = std::filesystem;
 
+std::string did_you_mean_run(const std::string& word, const std::string& flag) {
+  const std::string run = "runs/" + word;
+  return !word.empty() && fs::is_directory(run) ? "did you mean " + flag + shell_quoted(run) + "?" : "";
+}
+
 std::string network_file(const std::string& file_or_run) {
-  if (!fs::exists(file_or_run)) {
-    const std::string run = "runs/" + file_or_run;
+  if (!fs::exists(file_or_run))
     throw Error(ErrorKind::kCheckpoint, "there is no such checkpoint, run folder or weights file", file_or_run,
-                !file_or_run.empty() && fs::is_directory(run) ? "did you mean " + shell_quoted(run) + "?" : "");
-  }
+                did_you_mean_run(file_or_run));
   if (!fs::is_directory(file_or_run)) return file_or_run;
   for (const char* name : {"best", "last"}) {
     const fs::path file = fs::path(file_or_run) / "checkpoints" / (std::string(name) + ".safetensors");

@@ -7,6 +7,7 @@
 #include "commands/config_file.h"
 #include "commands/failure.h"
 #include "commands/launch.h"
+#include "commands/network_file.h"
 #include "parse_number.h"
 #include "preflight.h"
 #include "self_training.h"
@@ -40,11 +41,7 @@ std::string run_to_resume(const std::string& word) {
     if (!run.empty() && !fs::is_directory(fs::path(word) / "checkpoints")) fail("holds the checkpoints of a run", use(run));
     return word;
   }
-  if (!fs::exists(word)) {
-    const std::string run = "runs/" + word;
-    fail("there is no such run folder",
-         !word.empty() && fs::is_directory(run) ? "did you mean --resume " + shell_quoted(run) + "?" : "");
-  }
+  if (!fs::exists(word)) fail("there is no such run folder", did_you_mean_run(word, "--resume "));
   if (!is_checkpoint(word)) fail("is neither a run folder nor a checkpoint", "name a folder that `semiseg train` made");
   const std::string run = run_of_checkpoints(fs::path(word).parent_path());
   if (run.empty())
