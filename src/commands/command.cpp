@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
-#include <numeric>
 
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -70,29 +70,6 @@ const std::string& Arguments::get(const std::string& flag) const {
 bool add_command(Command command) {
   const std::string name = command.name;
   return commands().emplace(name, std::move(command)).second;
-}
-
-std::string nearest(const std::string& word, const std::vector<std::string>& known) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : known) {
-    std::vector<size_t> row(candidate.size() + 1);  // Levenshtein
-    std::iota(row.begin(), row.end(), size_t{0});
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j <= candidate.size(); ++j) {
-        const size_t replaced = diagonal + (word[i - 1] != candidate[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-      }
-    }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
-      best = candidate;
-    }
-  }
-  return best;
 }
 
 int run_command_line(const std::vector<std::string>& words) {

@@ -42,7 +42,4 @@ bool add_command(Command command);
 // known verb or flag.
 int run_command_line(const std::vector<std::string>& words);
 
-// The known word that is closest to `word` by edit distance, or "" where none is near.
-std::string nearest(const std::string& word, const std::vector<std::string>& known);
-
 }  // namespace semiseg
