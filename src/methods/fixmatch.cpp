@@ -14,7 +14,8 @@ namespace {
 //   L = (L_x + w L_u) / 2,   L_u = mean over views of L_s, or (that + L_fp) / 2 with feature dropout
 //   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
-// With another teacher than the student both predictions come from it, in eval mode. The published step decodes the labelled
+// With another teacher than the student both predictions come from it, in eval mode, and the labelled images go through the
+// network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py. The published step decodes the labelled
 // images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views' logits; here
 // only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in DeepLabV3+'s decoder
 // does not see the labelled images' dropped features then.
@@ -51,22 +52,27 @@ class WeakToStrong : public Method {
     Tensor mix_BKhw;
     if (needs().mix) mix_BKhw = teacher_.predict(batch.mix.weak_BCHW, progress);
 
-    // Labelled images, weak views where the student predicts them, and their dropped features.
+    // Labelled images, the weak views where the student predicts them, and their dropped features. Where there are none of
+    // these labelled images go with the strong views below: BatchNorm is to see more than two or three images.
     const bool weak_pass = teacher_.is_student() || dropout_;
-    const auto pass = first_pass(*student_, image_BCHW, weak_pass ? unlabeled.weak_BCHW : Tensor(), dropout_.get());
+    FirstPass pass;
+    if (weak_pass) pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
     const auto labels =
         labeler_->observe(teacher_.is_student() ? pass.weak_BKhw : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
     const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
       return unsupervised_loss_(student_BKhw, of, labeler_->accept(of));
     };
     const double weight = unsupervised_weight(config_, progress);
-    const auto supervised = loss_(pass.labeled_BKhw, label_BHW);
-    Tensor dropped, first_part = supervised / 2;
-    if (dropout_) {
-      dropped = loss_of(pass.dropped_BKhw, labels);
-      first_part = first_part + weight * dropped / 4;
+    Tensor supervised, dropped, first_part;
+    if (weak_pass) {
+      supervised = loss_(pass.labeled_BKhw, label_BHW);
+      first_part = supervised / 2;
+      if (dropout_) {
+        dropped = loss_of(pass.dropped_BKhw, labels);
+        first_part = first_part + weight * dropped / 4;
+      }
+      first_part = learned(first_part);  // and its graph is gone before the strong views' begins
     }
-    first_part = learned(first_part);  // and its graph is gone before the strong views' begins
 
     std::optional<PseudoLabels> mix;
     if (mix_BKhw.defined()) mix = labeler_->label(mix_BKhw, batch.mix);
@@ -80,7 +86,13 @@ class WeakToStrong : public Method {
       strong[view] = mixed.image_BCHW;
       strong_labels[view] = mixed.labels;
     }
-    const auto strong_BKhw = student_->forward(at::cat(strong));
+    auto one_pass = strong;
+    if (!weak_pass) one_pass.push_back(image_BCHW);
+    const auto strong_BKhw = student_->forward(at::cat(one_pass));
+    if (!weak_pass) {
+      supervised = loss_(strong_BKhw.narrow(0, static_cast<int64_t>(strong.size()) * B, image_BCHW.size(0)), label_BHW);
+      first_part = supervised / 2;
+    }
 
     Tensor unsupervised;
     for (size_t view = 0; view < strong.size(); ++view) {

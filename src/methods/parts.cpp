@@ -54,7 +54,6 @@ void Teacher::end_epoch(const Progress& progress) {
 }
 
 FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout) {
-  if (!weak_BCHW.defined()) return {student.forward(labeled_BCHW), {}, {}};
   const int64_t labeled = labeled_BCHW.size(0), B = weak_BCHW.size(0);
   auto features = student.encode(at::cat({labeled_BCHW, weak_BCHW}));
 

@@ -74,8 +74,8 @@ struct FirstPass {
   Tensor weak_BKhw;     // without gradient
   Tensor dropped_BKhw;  // of the weak views' features with `dropout`
 };
-// What nobody learns from is decoded without gradient where that makes no difference. weak_BCHW may be undefined; without it,
-// or without a dropout, what would come of them is undefined.
+// What nobody learns from is decoded without gradient where that makes no difference. Without a dropout dropped_BKhw is
+// undefined.
 FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout);
 
 // pseudo_label_loss() as `config` asks for it: pixels weighted by class (semi.class_weights), divided by semi.normalize. Labels

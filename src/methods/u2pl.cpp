@@ -94,9 +94,11 @@ Tensor draws(uint64_t seed, int64_t step, uint32_t stream, std::vector<int64_t> 
 //        negatives are drawn from a memory bank of unsure (and, in labelled images, confused) pixels that are not the class
 //
 // Differences to the published code: burn-in and ramp-up hold for L_c too; the strong view has changed colours besides CutMix;
-// the teacher predicts in eval mode throughout; CutMix takes UniMatch's boxes and a second draw of images; entropies are taken
-// at the logits' stride; a class's bank keeps kBankSize negatives; L_c is the mean over the classes that have an anchor and a
-// negative. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled ones are.
+// the teacher predicts in eval mode, its projector in train mode; CutMix takes UniMatch's boxes and a second draw of images;
+// entropies are taken at the logits' stride; a class's bank keeps kBankSize negatives; negatives of labelled images are as in
+// the paper (the code asks them to be of the class and not of it, so it has none); L_c is the mean over the classes that have
+// an anchor and a negative. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled
+// ones are. semi.undo_class_bias takes what class weights add to rare classes out of labels, entropies and ranks.
 class U2pl : public Method {
  public:
   U2pl(const SemiConfig& config, const MethodParts& parts)
@@ -104,6 +106,7 @@ class U2pl : public Method {
         loss_(parts.supervised_loss),
         num_classes_(parts.num_classes),
         seed_(parts.seed),
+        unsupervised_loss_(over_accepted(config), parts),
         student_(register_module("student", parts.make_network(0))),
         teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay),
         projector_(register_module("projector", std::make_shared<Projector>(student_->decoder_channels()))),
@@ -112,6 +115,7 @@ class U2pl : public Method {
     for (auto* projector : {projector_.get(), teacher_projector_.get()})
       initialize_parameters(*projector, "projector.", parts.seed);
     frozen(teacher_projector_);
+    if (config.undo_class_bias) class_bias_K_ = loss_.class_bias_K();
   }
 
   BatchNeeds needs() const override {
@@ -132,13 +136,10 @@ class U2pl : public Method {
     const double weight = unsupervised_weight(config_, progress);
 
     // The teacher's labels of the weak view, and the strong view, mixed alike.
-    const auto unmixed =
-        make_pseudo_labels(predict_logits(teacher_.network(), unlabeled.weak_BCHW), unlabeled.valid_BHW, unlabeled.truth_BHW);
-    auto labels = unmixed;
+    auto labels = make_pseudo_labels(teacher_logits(unlabeled.weak_BCHW), unlabeled.valid_BHW, unlabeled.truth_BHW);
     auto strong_BCHW = unlabeled.strong_BCHW.at(0);
     if (needs().mix) {
-      const auto mix =
-          make_pseudo_labels(predict_logits(teacher_.network(), batch.mix.weak_BCHW), batch.mix.valid_BHW, batch.mix.truth_BHW);
+      const auto mix = make_pseudo_labels(teacher_logits(batch.mix.weak_BCHW), batch.mix.valid_BHW, batch.mix.truth_BHW);
       const auto mask_BHW = mix_mask(config_.mix, mix, unlabeled, 0);
       const auto mixed = paste(mask_BHW, LabelledView{batch.mix.strong_BCHW.at(0), mix}, {strong_BCHW, labels});
       strong_BCHW = mixed.image_BCHW;
@@ -153,7 +154,9 @@ class U2pl : public Method {
       at::NoGradGuard no_grad;
       auto& teacher = teacher_.network();
       const auto teacher_BChw = teacher.decode_features(teacher.encode(all_BCHW));
-      probability_BKhw = teacher.classify(teacher_BChw).to(at::kFloat).softmax(1);
+      probability_BKhw = without_class_bias(teacher.classify(teacher_BChw), class_bias_K_).to(at::kFloat).softmax(1);
+      // By the batch's own statistics, as the student's: running ones that begin at 0 and 1 would make all keys alike for long.
+      teacher_projector_->train();
       key_BDhw = teacher_projector_->forward(teacher_BChw).to(at::kFloat);
     }
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
@@ -174,9 +177,8 @@ class U2pl : public Method {
     const auto accepted_BHW = reliable(unsure_Bhw, valid_Bhw, labels.valid_BHW, left);
     const auto valid_share = labels.valid_BHW.sum().to(at::kFloat);
     const auto kept = accepted_BHW.sum().to(at::kFloat).clamp_min(1);
-    const auto unsupervised = pseudo_label_loss(logits_BKhw.narrow(0, labeled, B), labels, accepted_BHW, {},
-                                                /*divide_by_accepted=*/true) *
-                              (valid_share / kept);
+    const auto unsupervised =
+        unsupervised_loss_(logits_BKhw.narrow(0, labeled, B), labels, accepted_BHW) * (valid_share / kept);
 
     const auto sure_Bhw =
         at::cat({label_Bhw.narrow(0, 0, labeled) != kIgnore,
@@ -204,7 +206,7 @@ class U2pl : public Method {
 
   // By the entropies of the weak views themselves, unmixed.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
-    const auto logits_BKhw = predict_logits(teacher_.network(), images.weak_BCHW);
+    const auto logits_BKhw = teacher_logits(images.weak_BCHW);
     const auto labels = make_pseudo_labels(logits_BKhw, images.valid_BHW, images.truth_BHW);
     const auto valid_Bhw =
         at::upsample_nearest2d(images.valid_BHW.unsqueeze(1).to(at::kFloat), {logits_BKhw.size(2), logits_BKhw.size(3)})
@@ -215,6 +217,16 @@ class U2pl : public Method {
   }
 
  private:
+  // The loss is scaled by all / kept pixels here, so that semi.normalize is not read.
+  static SemiConfig over_accepted(SemiConfig config) {
+    config.normalize = "accepted";
+    return config;
+  }
+
+  Tensor teacher_logits(const Tensor& image_BCHW) {
+    return without_class_bias(predict_logits(teacher_.network(), image_BCHW), class_bias_K_);
+  }
+
   // Of the run: 1 at its beginning, 0 at its end.
   static double share_left(const Progress& progress) {
     return 1 - static_cast<double>(progress.step) / static_cast<double>(progress.total_steps);
@@ -293,6 +305,8 @@ class U2pl : public Method {
   SupervisedLoss loss_;
   int64_t num_classes_;
   uint64_t seed_;
+  UnsupervisedLoss unsupervised_loss_;
+  Tensor class_bias_K_;  // undefined: none is undone
   std::shared_ptr<Segmenter> student_;
   EmaTeacher teacher_;
   std::shared_ptr<Projector> projector_, teacher_projector_;

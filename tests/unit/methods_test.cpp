@@ -317,6 +317,22 @@ TEST(FixMatch, WithNothingAcceptedIsHalfTheSupervisedLoss) {
   EXPECT_EQ(out.pseudo_2K[1].sum().item<int64_t>(), 0);
 }
 
+// With few images a step BatchNorm's statistics of the labelled ones alone would be too rough.
+TEST(FixMatch, WithATeacherLabelledImagesGoWithTheStrongViews) {
+  SemiConfig config = config_of("fixmatch");
+  config.teacher = "ema";
+  config.mix = "none";
+  const auto method = make(config);
+  const auto out = step(*method);
+  const auto parts = make_parts();
+  const auto network = parts.make_network(0);
+  network->train();
+  const auto batch = make_batch(method->needs());
+  const auto logits = network->forward(at::cat({batch.unlabeled.strong_BCHW[0], batch.labeled.image_BCHW}));
+  const auto expected = parts.supervised_loss(logits.narrow(0, kImages, kImages), batch.labeled.label_BHW);
+  EXPECT_NEAR(out.scalars.at("loss_supervised").item<double>(), expected.item<double>(), 1e-5);
+}
+
 TEST(Supervised, IsPredictedWithByTheAverageAlone) {
   SemiConfig config = config_of("supervised");
   config.ema_decay = 0;
