@@ -12,7 +12,6 @@
 #include <string_view>
 
 #include "semiseg/error.h"
-#include "semiseg/files.h"
 #include "weights/pickle.h"
 #include "weights/torch_file.h"
 

@@ -1,8 +1,8 @@
 // The settings of a run: typed, checked, each with the place its value came from.
 //
 // A config is read from YAML (`base:` files first, then the file itself), then `key=value` overrides. Every setting is bound
-// once, in config.cpp, with its range and help text: parsing, printing, the JSON schema and the check on resume all walk that
-// one list.
+// once, in src/config/settings.cpp, with its range and help text: parsing, printing, the JSON schema and the check on resume
+// all walk that one list.
 #pragma once
 
 #include <cstdint>

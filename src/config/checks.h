@@ -1,6 +1,8 @@
 // What the settings mean together: which are read, and which contradict each other.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 

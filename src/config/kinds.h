@@ -1,9 +1,12 @@
 // Kinds of values: what they accept, how messages and the schema describe them.
 #pragma once
 
+#include <yaml-cpp/yaml.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -15,7 +18,7 @@
 #include "config/text.h"
 #include "semiseg/error.h"
 
-namespace semiseg {
+namespace semiseg::kinds {
 
 // parse(): nothing when the value is not of that kind.
 
@@ -181,4 +184,4 @@ struct Sides {
   nlohmann::ordered_json schema() const { return {{"anyOf", {side.schema(), List<Integer>{side, 2}.schema()}}}; }
 };
 
-}  // namespace semiseg
+}  // namespace semiseg::kinds

@@ -1,7 +1,5 @@
 #include "config/layers.h"
 
-#include <yaml-cpp/yaml.h>
-
 #include <algorithm>
 
 #include "config/paths.h"

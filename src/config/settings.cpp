@@ -1,8 +1,10 @@
 #include "config/settings.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "config/kinds.h"
 #include "config/text.h"
@@ -19,6 +21,8 @@ void reject(const std::string& key, const YAML::Node& value, const std::string& 
     throw Error(ErrorKind::kConfig, key + " has no value", place, "give it " + expected + ", or remove the line");
   throw Error(ErrorKind::kConfig, key + " is " + shown(value) + ", not " + expected, place);
 }
+
+using namespace kinds;
 
 namespace {
 

@@ -23,8 +23,8 @@ struct Evidence {
 // empty: the file's own are taken. Throws Error(kData) with the line.
 Evidence read_csv(const std::string& path, const std::vector<std::string>& class_names);
 
-// Folders of label and prediction files of the same images: one confusion matrix, as epoch 1. `classes` is a preset or a file
-// as in data.classes; empty: every value is a class. Throws Error where files do not pair up or cannot be compared.
-Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes);
+// Folders of label and prediction files of the same images: one confusion matrix, as epoch 1. `classes_name` is a preset or a
+// file as in data.classes; empty: every value is a class. Throws Error where files do not pair up or cannot be compared.
+Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes_name);
 
 }  // namespace semiseg

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <optional>
 
@@ -10,6 +11,7 @@
 #include "evidence/evidence.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
+#include "semiseg/metrics.h"
 
 namespace semiseg {
 namespace {

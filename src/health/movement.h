@@ -10,8 +10,8 @@ namespace semiseg {
 
 using Epochs = std::vector<const EpochRecord*>;  // evaluated ones
 
-constexpr double kLeastRise = 0.002;  // of pixel accuracy
-constexpr double kPresent = 0.1;      // predicted share by labelled share
+inline constexpr double kLeastRise = 0.002;  // of pixel accuracy
+inline constexpr double kPresent = 0.1;      // predicted share by labelled share
 
 Epochs evaluated(const std::vector<EpochRecord>& history);
 

@@ -8,7 +8,7 @@
 
 namespace semiseg {
 
-constexpr size_t kMostSettings = 4;  // that one message advises
+inline constexpr size_t kMostSettings = 4;  // that one message advises
 
 // The present value of a setting as it is typed; empty where it is not known.
 std::string value_now(const HealthContext& context, const std::string& key);

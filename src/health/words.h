@@ -8,7 +8,7 @@
 
 namespace semiseg {
 
-constexpr size_t kMostClasses = 5;  // that a message lists with numbers
+inline constexpr size_t kMostClasses = 5;  // that a message lists with numbers
 
 std::string percent(double fraction);
 std::string percent(const MaybeFraction& fraction);  // "-" where there is none

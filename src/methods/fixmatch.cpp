@@ -14,11 +14,11 @@ namespace {
 //   L = (L_x + w L_u) / 2,   L_u = mean over views of L_s, or (that + L_fp) / 2 with feature dropout
 //   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
-// With another teacher than the student both predictions come from it, in eval mode, and the labelled images go through the
-// network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py. The published step decodes the labelled
-// images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views' logits; here
-// only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in DeepLabV3+'s decoder
-// does not see the labelled images' dropped features then.
+// With another teacher than the student both predictions come from it, in eval mode, and without feature dropout the labelled
+// images go through the network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py. The published step decodes
+// the labelled images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views'
+// logits; here only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in
+// DeepLabV3+'s decoder does not see the labelled images' dropped features then.
 class WeakToStrong : public Method {
  public:
   WeakToStrong(const SemiConfig& config, const MethodParts& parts)
@@ -53,7 +53,8 @@ class WeakToStrong : public Method {
     if (needs().mix) mix_BKhw = teacher_.predict(batch.mix.weak_BCHW, progress);
 
     // Labelled images, the weak views where the student predicts them, and their dropped features. Where there are none of
-    // these labelled images go with the strong views below: BatchNorm is to see more than two or three images.
+    // these, the labelled images go with the strong views below, at the price of one larger graph: BatchNorm is to see more
+    // than two or three images.
     const bool weak_pass = teacher_.is_student() || dropout_;
     FirstPass pass;
     if (weak_pass) pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get());

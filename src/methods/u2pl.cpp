@@ -4,6 +4,7 @@
 
 #include "methods/parts.h"
 #include "models/layers.h"
+#include "semiseg/device.h"
 #include "semiseg/pseudo_label.h"
 #include "semiseg/random.h"
 
@@ -115,6 +116,9 @@ class U2pl : public Method {
     for (auto* projector : {projector_.get(), teacher_projector_.get()})
       initialize_parameters(*projector, "projector.", parts.seed);
     frozen(teacher_projector_);
+    // By the batch's own statistics, as the student's: running ones, which begin at 0 and 1, would make all keys alike for
+    // long.
+    teacher_projector_->train();
     if (config.undo_class_bias) class_bias_K_ = loss_.class_bias_K();
   }
 
@@ -155,8 +159,6 @@ class U2pl : public Method {
       auto& teacher = teacher_.network();
       const auto teacher_BChw = teacher.decode_features(teacher.encode(all_BCHW));
       probability_BKhw = without_class_bias(teacher.classify(teacher_BChw), class_bias_K_).to(at::kFloat).softmax(1);
-      // By the batch's own statistics, as the student's: running ones that begin at 0 and 1 would make all keys alike for long.
-      teacher_projector_->train();
       key_BDhw = teacher_projector_->forward(teacher_BChw).to(at::kFloat);
     }
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
@@ -246,6 +248,7 @@ class U2pl : public Method {
   Tensor contrastive_loss(const Tensor& query_BDhw, const Tensor& key_BDhw, const Tensor& probability_BKhw,
                           const Tensor& label_Bhw, const Tensor& sure_Bhw, const Tensor& confused_Bhw, int64_t labeled,
                           int64_t step) {
+    const Autocast none(label_Bhw.device(), Precision::kFp32);  // sums over all pixels exceed what float16 holds
     const int64_t K = num_classes_, N = label_Bhw.numel();
     const auto by_pixel = [](const Tensor& x_BChw) { return x_BChw.permute({0, 2, 3, 1}).reshape({-1, x_BChw.size(1)}); };
     const auto query_ND = by_pixel(query_BDhw.to(at::kFloat)), key_ND = by_pixel(key_BDhw);

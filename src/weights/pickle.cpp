@@ -12,7 +12,7 @@
 namespace semiseg {
 namespace {
 
-using Kind = Value::Kind;
+using Kind = PickleValue::Kind;
 
 constexpr size_t kMaxValues = 4'000'000;  // in one pickle
 
@@ -56,9 +56,9 @@ class PickleReader {
  public:
   PickleReader(std::string path, std::string_view bytes) : path_(std::move(path)), bytes_(bytes) {}
 
-  const Value& load();
+  const PickleValue& load();
   size_t bytes_used() const { return at_; }
-  std::deque<Value> take_values() { return std::move(values_); }
+  std::deque<PickleValue> take_values() { return std::move(values_); }
 
  private:
   [[noreturn]] void fail(const std::string& problem, const char* hint = kDamaged) const {
@@ -84,12 +84,12 @@ class PickleReader {
     return text;
   }
 
-  Value* make(Kind kind) {
+  PickleValue* make(Kind kind) {
     if (values_.size() >= kMaxValues) fail(str("the pickle holds more than ", kMaxValues, " values"), kSaveStateDict);
     values_.emplace_back().kind = kind;
     return &values_.back();
   }
-  void push(Value* value) { stack_.push_back(value); }
+  void push(PickleValue* value) { stack_.push_back(value); }
 
   // Copies of containers are held against the same limit: a few bytes can ask for the same copy again and again.
   void charge(size_t items) {
@@ -104,40 +104,40 @@ class PickleReader {
     push(make(Kind::kString));
     stack_.back()->text = text;
   }
-  void push_items(Kind kind, std::vector<Value*> items) {
+  void push_items(Kind kind, std::vector<PickleValue*> items) {
     push(make(kind));
     stack_.back()->items = std::move(items);
   }
   size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
-  Value* top() const {
+  PickleValue* top() const {
     if (stack_.size() <= floor()) fail("the pickle takes from an empty stack");
     return stack_.back();
   }
-  Value* pop() {
-    Value* value = top();
+  PickleValue* pop() {
+    PickleValue* value = top();
     stack_.pop_back();
     return value;
   }
-  std::vector<Value*> pop(size_t count) {
+  std::vector<PickleValue*> pop(size_t count) {
     if (stack_.size() - floor() < count) fail("the pickle takes from an empty stack");
-    std::vector<Value*> items(stack_.end() - static_cast<std::ptrdiff_t>(count), stack_.end());
+    std::vector<PickleValue*> items(stack_.end() - static_cast<std::ptrdiff_t>(count), stack_.end());
     stack_.resize(stack_.size() - count);
     return items;
   }
-  std::vector<Value*> pop_to_mark() {
+  std::vector<PickleValue*> pop_to_mark() {
     if (marks_.empty()) fail("the pickle has no mark where it needs one");
     auto items = pop(stack_.size() - marks_.back());
     marks_.pop_back();
     return items;
   }
-  Value* remembered(uint32_t index) const {
+  PickleValue* remembered(uint32_t index) const {
     const auto found = memo_.find(index);
     if (found == memo_.end()) fail("the pickle recalls a value that it never stored");
     return found->second;
   }
 
-  void extend(Kind kind, const std::vector<Value*>& items) {
-    Value* container = top();
+  void extend(Kind kind, const std::vector<PickleValue*>& items) {
+    PickleValue* container = top();
     // Attributes of values that nobody reads (kOther) are dropped.
     if (container->kind == Kind::kOther) return;
     if (container->kind != kind || (kind == Kind::kDict && items.size() % 2 != 0))
@@ -147,18 +147,18 @@ class PickleReader {
 
   void push_long(uint64_t bytes);
   void push_global(std::string_view module, std::string_view name);
-  void push_storage(const Value& id);
-  void reduce(const Value& function, const Value& arguments);
-  void push_tensor(const std::vector<Value*>& arguments);
+  void push_storage(const PickleValue& id);
+  void reduce(const PickleValue& function, const PickleValue& arguments);
+  void push_tensor(const std::vector<PickleValue*>& arguments);
 
   std::string path_;
   std::string_view bytes_;
   size_t at_ = 0;
-  std::deque<Value> values_;  // owns all, so that neither cycles nor deep nesting matter
-  std::vector<Value*> stack_;
+  std::deque<PickleValue> values_;  // owns all, so that neither cycles nor deep nesting matter
+  std::vector<PickleValue*> stack_;
   size_t copied_ = 0;
   std::vector<size_t> marks_;  // sizes of the stack
-  std::unordered_map<uint32_t, Value*> memo_;
+  std::unordered_map<uint32_t, PickleValue*> memo_;
 };
 
 // Little-endian two's complement. What exceeds 64 bits is no number that a state_dict needs.
@@ -178,14 +178,14 @@ void PickleReader::push_global(std::string_view module, std::string_view name) {
 }
 
 // ("storage", type, key, location, elements) and, in old files, a view: None or (key, offset, elements).
-void PickleReader::push_storage(const Value& id) {
+void PickleReader::push_storage(const PickleValue& id) {
   const auto& items = id.items;
   if (id.kind != Kind::kTuple || items.size() < 5 || items[0]->text != "storage" || items[1]->kind != Kind::kGlobal ||
       items[2]->kind != Kind::kString || items[4]->kind != Kind::kInt || items[4]->integer < 0)
     fail("the pickle refers to something that is not a storage", kSaveStateDict);
   const auto type = storage_type(items[1]->text);
   if (!type) fail("a storage has the type " + shown(items[1]->text), kSaveStateDict);
-  Value* storage = make(Kind::kStorage);
+  PickleValue* storage = make(Kind::kStorage);
   storage->type = *type;
   storage->text = items[2]->text;
   storage->integer = items[4]->integer;
@@ -197,11 +197,11 @@ void PickleReader::push_storage(const Value& id) {
   push(storage);
 }
 
-void PickleReader::push_tensor(const std::vector<Value*>& arguments) {
-  const auto is_sizes = [](const Value& value) {
+void PickleReader::push_tensor(const std::vector<PickleValue*>& arguments) {
+  const auto is_sizes = [](const PickleValue& value) {
     return value.kind == Kind::kTuple && value.items.size() <= 64 &&
            std::all_of(value.items.begin(), value.items.end(),
-                       [](const Value* side) { return side->kind == Kind::kInt && side->integer >= 0; });
+                       [](const PickleValue* side) { return side->kind == Kind::kInt && side->integer >= 0; });
   };
   if (arguments.size() < 4 || arguments[0]->kind != Kind::kStorage || arguments[1]->kind != Kind::kInt ||
       arguments[1]->integer < 0 || !is_sizes(*arguments[2]) || !is_sizes(*arguments[3]) ||
@@ -211,7 +211,7 @@ void PickleReader::push_tensor(const std::vector<Value*>& arguments) {
 }
 
 // Calls nothing: knows what each allowed function would build from its arguments.
-void PickleReader::reduce(const Value& function, const Value& arguments) {
+void PickleReader::reduce(const PickleValue& function, const PickleValue& arguments) {
   if (function.kind != Kind::kGlobal || arguments.kind != Kind::kTuple)
     fail("the pickle calls something that is not a function");
   const std::string& name = function.text;
@@ -228,10 +228,10 @@ void PickleReader::reduce(const Value& function, const Value& arguments) {
     return push_items(Kind::kTuple, items[0]->items);
   }
   if (name == "collections.OrderedDict") {
-    std::vector<Value*> pairs;
+    std::vector<PickleValue*> pairs;
     if (!items.empty()) charge(items[0]->items.size());
     if (!items.empty())  // OrderedDict([(key, value), ...]), as Python 2 wrote it
-      for (const Value* pair : items[0]->items) {
+      for (const PickleValue* pair : items[0]->items) {
         if (pair->items.size() != 2) fail("an OrderedDict is not valid");
         pairs.insert(pairs.end(), pair->items.begin(), pair->items.end());
       }
@@ -240,7 +240,7 @@ void PickleReader::reduce(const Value& function, const Value& arguments) {
   push(make(Kind::kOther));
 }
 
-const Value& PickleReader::load() {
+const PickleValue& PickleReader::load() {
   for (;;) {
     const auto opcode = static_cast<unsigned char>(take(1)[0]);
     switch (opcode) {

@@ -7,8 +7,10 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
+#include <vector>
 
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -17,22 +19,22 @@
 namespace semiseg {
 namespace {
 
-using Kind = Value::Kind;
+using Kind = PickleValue::Kind;
 
 constexpr size_t kMaxPickle = 64 << 20;  // bytes; a state_dict's is some 100 KB
 
 // Bytes of a storage, a one-dimensional uint8 tensor.
-using StorageReader = std::function<Tensor(const Value& storage)>;
+using StorageReader = std::function<Tensor(const PickleValue& storage)>;
 
 // A view of its storage. Throws where sizes and strides reach beyond it.
-Tensor build_tensor(const std::string& path, const std::string& name, const Value& value, const StorageReader& read) {
+Tensor build_tensor(const std::string& path, const std::string& name, const PickleValue& value, const StorageReader& read) {
   const auto bad = [&](const std::string& problem) {
     throw Error(ErrorKind::kCheckpoint, "tensor " + shown(name) + " " + problem, path, kDamaged);
   };
-  const Value& storage = *value.items[0];
-  const auto integers = [](const Value& tuple) {
+  const PickleValue& storage = *value.items[0];
+  const auto integers = [](const PickleValue& tuple) {
     std::vector<int64_t> result;
-    for (const Value* item : tuple.items) result.push_back(item->integer);
+    for (const PickleValue* item : tuple.items) result.push_back(item->integer);
     return result;
   };
   const auto sizes = integers(*value.items[2]), strides = integers(*value.items[3]);
@@ -53,8 +55,8 @@ Tensor build_tensor(const std::string& path, const std::string& name, const Valu
 }
 
 // The tensors directly in a dict, by name. Other entries are no weights.
-std::vector<std::pair<std::string, const Value*>> tensors_in(const Value& dict) {
-  std::vector<std::pair<std::string, const Value*>> result;
+std::vector<std::pair<std::string, const PickleValue*>> tensors_in(const PickleValue& dict) {
+  std::vector<std::pair<std::string, const PickleValue*>> result;
   if (dict.kind != Kind::kDict) return result;
   for (size_t i = 0; i + 1 < dict.items.size(); i += 2)
     if (dict.items[i]->kind == Kind::kString && dict.items[i + 1]->kind == Kind::kTensor)
@@ -62,7 +64,7 @@ std::vector<std::pair<std::string, const Value*>> tensors_in(const Value& dict) 
   return result;
 }
 
-StateDict build_state_dict(const std::string& path, const Value& root, const StorageReader& read) {
+StateDict build_state_dict(const std::string& path, const PickleValue& root, const StorageReader& read) {
   if (root.kind == Kind::kTensor)
     throw Error(ErrorKind::kCheckpoint, "holds one tensor, not a state_dict", path, kSaveStateDict);
   auto tensors = tensors_in(root);
@@ -91,11 +93,11 @@ StateDict build_state_dict(const std::string& path, const Value& root, const Sto
 }
 
 // Types of all storages a pickle refers to, by key: the file's storages do not say theirs.
-void collect_storages(const Value& root, std::map<std::string, at::ScalarType>& types) {
-  std::vector<const Value*> open{&root};
-  std::set<const Value*> seen;
+void collect_storages(const PickleValue& root, std::map<std::string, at::ScalarType>& types) {
+  std::vector<const PickleValue*> open{&root};
+  std::set<const PickleValue*> seen;
   while (!open.empty()) {
-    const Value* value = open.back();
+    const PickleValue* value = open.back();
     open.pop_back();
     if (!seen.insert(value).second) continue;
     if (value->kind == Kind::kStorage) types[value->text] = value->type;
@@ -138,9 +140,9 @@ StateDict read_torch_zip(const std::string& path) {
 
   const Tensor bytes = record("data.pkl", std::min<size_t>(kMaxPickle, size));
   Pickle pickle(path, text(bytes));
-  const Value& root = pickle.root();
+  const PickleValue& root = pickle.root();
   std::map<std::string, Tensor> storages;
-  return build_state_dict(path, root, [&](const Value& storage) {
+  return build_state_dict(path, root, [&](const PickleValue& storage) {
     auto found = storages.find(storage.text);
     // torch.save does not compress, so a record is never larger than the file.
     if (found == storages.end()) found = storages.emplace(storage.text, record("data/" + storage.text, size)).first;
@@ -174,7 +176,7 @@ StateDict read_torch_legacy(const std::string& path) {
   std::map<std::string, at::ScalarType> types;
   collect_storages(object->root(), types);
   std::map<std::string, Tensor> storages;
-  for (const Value* key : keys->root().items) {
+  for (const PickleValue* key : keys->root().items) {
     const auto type = types.find(key->text);
     if (type == types.end()) throw damaged("storage " + shown(key->text) + " belongs to no tensor");
     int64_t numel = 0, length = 0;
@@ -189,7 +191,7 @@ StateDict read_torch_legacy(const std::string& path) {
     at += static_cast<size_t>(length);
     storages[key->text] = data;
   }
-  return build_state_dict(path, object->root(), [&](const Value& storage) {
+  return build_state_dict(path, object->root(), [&](const PickleValue& storage) {
     const auto found = storages.find(storage.text);
     const auto width = static_cast<int64_t>(c10::elementSize(storage.type));
     if (found == storages.end() || found->second.numel() % width != 0)

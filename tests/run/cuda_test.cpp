@@ -335,13 +335,17 @@ TEST_F(CudaRun, LearnsAsOnTheCpu) {
 
 TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   REQUIRE_GPU();
-  const std::string settings =
-      " run.device=cuda run.deterministic=true semi.method=unimatch semi.teacher=ema model.dropout=0.3";
-  for (const char* graph : {"auto", "off"}) {
-    const Outcome outcome = semiseg(str("train tiny.yaml run.cuda_graph=", graph, " run.name=", graph, settings));
-    ASSERT_EQ(outcome.code, 0) << outcome.output;
+  for (const std::string method : {"unimatch", "fixmatch"}) {  // with and without a pass over weak views
+    const std::string settings =
+        " run.device=cuda run.deterministic=true semi.teacher=ema model.dropout=0.3 semi.method=" + method;
+    for (const char* graph : {"auto", "off"}) {
+      const Outcome outcome =
+          semiseg(str("train tiny.yaml run.cuda_graph=", graph, " run.name=", method, "_", graph, settings));
+      ASSERT_EQ(outcome.code, 0) << outcome.output;
+    }
+    expect_equal(tensors("runs/" + method + "_auto/checkpoints/last.safetensors"),
+                 tensors("runs/" + method + "_off/checkpoints/last.safetensors"));
   }
-  expect_equal(tensors("runs/auto/checkpoints/last.safetensors"), tensors("runs/off/checkpoints/last.safetensors"));
 }
 
 // By Gloo, which serves two that share a GPU as NCCL does not: what is added on the host and brought back.

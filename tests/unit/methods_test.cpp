@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "methods/parts.h"
+#include "semiseg/error.h"
 #include "semiseg/pseudo_label.h"
 #include "tests/tiny_network.h"
 
@@ -319,18 +320,48 @@ TEST(FixMatch, WithNothingAcceptedIsHalfTheSupervisedLoss) {
 
 // With few images a step BatchNorm's statistics of the labelled ones alone would be too rough.
 TEST(FixMatch, WithATeacherLabelledImagesGoWithTheStrongViews) {
-  SemiConfig config = config_of("fixmatch");
-  config.teacher = "ema";
-  config.mix = "none";
-  const auto method = make(config);
-  const auto out = step(*method);
+  for (const char* teacher : {"ema", "history"})
+    for (const int64_t views : {1, 2}) {
+      SCOPED_TRACE(str(teacher, ", ", views, " views"));
+      SemiConfig config = config_of("fixmatch");
+      config.teacher = teacher;
+      config.views = views;
+      config.mix = "none";
+      const auto method = make(config);
+      const auto out = step(*method);
+      const auto parts = make_parts();
+      const auto network = parts.make_network(0);
+      network->train();
+      const auto batch = make_batch(method->needs());
+      auto images = batch.unlabeled.strong_BCHW;
+      images.push_back(batch.labeled.image_BCHW);
+      const auto logits = network->forward(at::cat(images));
+      const auto expected = parts.supervised_loss(logits.narrow(0, views * kImages, kImages), batch.labeled.label_BHW);
+      EXPECT_NEAR(out.scalars.at("loss_supervised").item<double>(), expected.item<double>(), 1e-5);
+    }
+}
+
+TEST(U2pl, LabelsAreWithoutClassBiasWhereThatIsAskedFor) {
+  SemiConfig config = config_of("u2pl");
+  const auto batch = unlabeled(1, 1, 0);
+  const auto labels_of = [&] { return make(config)->pseudo_labels(batch, {0, 100, 2})->class_BHW; };
+  const auto biased = labels_of();
+  config.undo_class_bias = true;
+  const auto unbiased = labels_of();
   const auto parts = make_parts();
-  const auto network = parts.make_network(0);
-  network->train();
-  const auto batch = make_batch(method->needs());
-  const auto logits = network->forward(at::cat({batch.unlabeled.strong_BCHW[0], batch.labeled.image_BCHW}));
-  const auto expected = parts.supervised_loss(logits.narrow(0, kImages, kImages), batch.labeled.label_BHW);
-  EXPECT_NEAR(out.scalars.at("loss_supervised").item<double>(), expected.item<double>(), 1e-5);
+  const auto logits = predict_logits(*parts.make_network(0), batch.weak_BCHW);
+  const auto expected = [&](const Tensor& of) { return make_pseudo_labels(of, batch.valid_BHW, {}).class_BHW; };
+  EXPECT_TRUE(biased.equal(expected(logits)));
+  EXPECT_TRUE(unbiased.equal(expected(without_class_bias(logits, parts.supervised_loss.class_bias_K()))));
+  EXPECT_FALSE(biased.equal(unbiased));
+}
+
+TEST(U2pl, TheTeachersProjectorNormalisesByTheBatch) {
+  const auto method = make(config_of("u2pl"));
+  const auto running_mean = [&] { return method->named_buffers()["teacher_projector.layers.1.running_mean"]; };
+  EXPECT_EQ(running_mean().abs().max().item<float>(), 0);
+  step(*method);
+  EXPECT_GT(running_mean().abs().max().item<float>(), 0);
 }
 
 TEST(Supervised, IsPredictedWithByTheAverageAlone) {
