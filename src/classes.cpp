@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "colour_labels.h"
+#include "config/text.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -100,12 +101,6 @@ const std::regex& void_names() {
   return names;
 }
 
-std::string yaml_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) quoted += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
-  return quoted + "\"";
-}
-
 // What a data set's colour table says, as a class file of as many lines: "R G B name" a line, as CamVid has it, or "name,R,G,B"
 // below a first line of titles. Classes keep their order; void and unlabelled pixels are ignored. Nothing for any other text.
 std::optional<std::string> class_file_of_table(const std::string& text) {
@@ -131,7 +126,7 @@ std::optional<std::string> class_file_of_table(const std::string& text) {
       ignored += (ignored.empty() ? "" : ", ") + rgb;
       continue;
     }
-    classes += "{name: " + yaml_text(name) + ", colour: " + rgb + "},";
+    classes += "{name: " + quoted(name) + ", colour: " + rgb + "},";
   }
   if (found == 0) return std::nullopt;
   return classes + "], ignore: [" + ignored + "]}";
@@ -158,7 +153,7 @@ std::optional<std::string> class_file_of_names(const std::string& text) {
     if (std::regex_match(name, void_names()))
       *ignored += (ignored->empty() ? "" : ", ") + id;
     else
-      *classes += "{name: " + yaml_text(name) + ", id: " + id + "},";
+      *classes += "{name: " + quoted(name) + ", id: " + id + "},";
   };
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line); with_ids += "\n", names += "\n") {

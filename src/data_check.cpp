@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "colour_labels.h"
+#include "config/text.h"
 #include "datasets/file_list.h"
 #include "datasets/parallel.h"
 #include "image_file.h"
@@ -30,12 +31,6 @@ constexpr double kOtherSize = 1.5;    // ratio of typical areas
 constexpr double kOtherAspect = 1.1;  // ratio of typical widths over heights
 
 std::string text_of(const Size& size) { return str(size.first, " x ", size.second); }
-
-std::string join(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
 
 // --- one file ---
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "commands/command.h"
+#include "config/text.h"
 #include "list_file.h"
 #include "predict_inputs.h"
 #include "semiseg/dataset.h"
@@ -217,12 +218,6 @@ Lists find_lists(const Arguments& arguments, double val_share) {
   return lists;
 }
 
-std::string yaml_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) quoted += (c == '"' || c == '\\') ? std::string("\\") + c : std::string(1, c);
-  return quoted + "\"";
-}
-
 // The largest multiple of 32 that fits into the image, 512 at most.
 int64_t crop_of(const fs::path& image) {
   constexpr int64_t kMost = 512, kStep = 32;
@@ -236,7 +231,7 @@ std::string config_text(const Lists& lists, const std::string& classes) {
   std::string text = "# Made by `semiseg init`. Every setting: semiseg config --reference\ndata:\n  format: list\n";
   text += "  labeled: train.txt        # beside this file\n";
   if (semi) text += "  unlabeled: unlabeled.txt\n";
-  text += "  val: val.txt\n  classes: " + yaml_text(classes) + str("\n  crop: ", crop_of(lists.first_image), "\n\n");
+  text += "  val: val.txt\n  classes: " + quoted(classes) + str("\n  crop: ", crop_of(lists.first_image), "\n\n");
   text +=
       "model:\n  backbone: resnet50\n  # weights: resnet50.pth   # ImageNet weights help much; models/README.md makes the "
       "file\n\n";

@@ -16,6 +16,28 @@
 
 namespace semiseg {
 
+std::string shown(const YAML::Node& value) {
+  if (value.IsMap()) return "a mapping";
+  if (value.IsNull()) return "empty";
+  if (value.IsScalar()) {
+    constexpr size_t kLongest = 60;
+    const std::string text = value.Scalar();
+    const bool number = value.Tag() != "!" && parse_yaml_number<double>(text);
+    if (number) return text;
+    return quoted(text.size() > kLongest ? text.substr(0, kLongest) + "..." : text);
+  }
+  constexpr size_t kMost = 6;
+  Names parts;
+  for (const auto& item : value) {
+    if (parts.size() == kMost) {
+      parts.push_back("...");
+      break;
+    }
+    parts.push_back(item.IsSequence() ? "[..]" : shown(item));
+  }
+  return "[" + join(parts) + "]";
+}
+
 void reject(const std::string& key, const YAML::Node& value, const std::string& place, const std::string& expected) {
   if (value.IsNull())
     throw Error(ErrorKind::kConfig, key + " has no value", place, "give it " + expected + ", or remove the line");

@@ -29,6 +29,9 @@ std::string section_of(const std::string& key);  // "optim" of "optim.lr"; "" of
 std::string leaf_of(const std::string& key);     // "lr" of "optim.lr"
 bool is_section(const std::string& name);
 
+// A value as messages show it, cut where it is long.
+std::string shown(const YAML::Node& value);
+
 // Throw Error(kConfig): a value that is not what is expected; a key that no setting has, with the one that was meant.
 [[noreturn]] void reject(const std::string& key, const YAML::Node& value, const std::string& place,
                          const std::string& expected);

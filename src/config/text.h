@@ -1,7 +1,5 @@
-// Values as YAML and as messages show them.
+// Values as YAML text.
 #pragma once
-
-#include <yaml-cpp/yaml.h>
 
 #include <cstdint>
 #include <optional>
@@ -47,8 +45,5 @@ std::string yaml_text(const std::vector<T>& values) {
   for (const T& value : values) parts.push_back(yaml_text(value));
   return "[" + join(parts) + "]";
 }
-
-// A value as messages show it, cut where it is long.
-std::string shown(const YAML::Node& value);
 
 }  // namespace semiseg

@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
+#include <string_view>
 
 #include "evidence/evidence.h"
+#include "parse_number.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 
@@ -18,11 +19,10 @@ namespace {
 constexpr int64_t kMostClasses = 4096;  // of a confusion matrix: more is a misread file
 constexpr const char* kPointHint = "write numbers with a point, such as 0.2459";
 
-std::optional<double> number_in(const std::string& cell) {
-  double value = 0;
-  const char *begin = cell.data() + (cell.size() > 1 && cell[0] == '+'), *end = cell.data() + cell.size();
-  const auto [stop, error] = std::from_chars(begin, end, value);
-  return error == std::errc() && stop == end && std::isfinite(value) ? std::optional(value) : std::nullopt;
+std::optional<double> number_in(std::string_view cell) {
+  if (cell.size() > 1 && cell[0] == '+') cell.remove_prefix(1);
+  const auto number = parse_number<double>(cell);
+  return number && std::isfinite(*number) ? number : std::nullopt;
 }
 
 bool is_absent(const std::string& cell) { return cell.empty() || cell == "nan" || cell == "NaN" || cell == "null"; }

@@ -122,17 +122,22 @@ Vanished vanished(const std::vector<EpochRecord>& history, const std::vector<dou
   return result;
 }
 
+// `never`: what the classes never are, behind "(almost) never".
+Alarm alarm_of(const char* kind, const char* never, const Vanished& gone, const std::vector<EpochRecord>& history,
+               const HealthContext& context) {
+  return {kind,
+          str(gone.classes.size() == 1 ? "a class is" : str(gone.classes.size(), " classes are"), " (almost) never ", never,
+              ": ", list_of(gone.parts), advice(settings_against_starving(history, gone.classes, context))),
+          names_of(context, gone.classes)};
+}
+
 std::optional<Alarm> class_vanished(const std::vector<EpochRecord>& history, const HealthContext& context) {
   if (!has_shares(history.back())) return std::nullopt;
   const auto share_of = [](const EpochRecord& e) { return has_shares(e) ? &e.val->prediction_share : nullptr; };
   Vanished gone = vanished(history, history.back().val->label_share, "predicted", share_of, context);
   if (gone.classes.empty()) return std::nullopt;
   for (std::string& part : gone.parts) part += ")";
-  return Alarm{"class_vanished",
-               str(gone.classes.size() == 1 ? "a class is" : str(gone.classes.size(), " classes are"),
-                   " (almost) never predicted: ", list_of(gone.parts),
-                   advice(settings_against_starving(history, gone.classes, context))),
-               names_of(context, gone.classes)};
+  return alarm_of("class_vanished", "predicted", gone, history, context);
 }
 
 // Pseudo-labels teach nothing before the burn-in is over.
@@ -155,11 +160,7 @@ std::optional<Alarm> pseudo_vanished(const std::vector<EpochRecord>& history, co
                                    : std::string("; never predicted there");
     gone.parts[i] += ")";
   }
-  return Alarm{"pseudo_vanished",
-               str(gone.classes.size() == 1 ? "a class is" : str(gone.classes.size(), " classes are"),
-                   " (almost) never a pseudo-label: ", list_of(gone.parts),
-                   advice(settings_against_starving(history, gone.classes, context))),
-               names_of(context, gone.classes)};
+  return alarm_of("pseudo_vanished", "a pseudo-label", gone, history, context);
 }
 
 // Whether a threshold should select among pseudo-labels. Where the settings are not known: all that is accepted is exactly all

@@ -112,6 +112,7 @@ class U2pl : public Method {
         teacher_(register_module("teacher", parts.make_network(0)), config.ema_decay),
         projector_(register_module("projector", std::make_shared<Projector>(student_->decoder_channels()))),
         teacher_projector_(register_module("teacher_projector", std::make_shared<Projector>(student_->decoder_channels()))),
+        labeler_(register_module("labeler", make_labeler(config, parts))),
         bank_(register_module("bank", std::make_shared<MemoryBank>(num_classes_))) {
     for (auto* projector : {projector_.get(), teacher_projector_.get()})
       initialize_parameters(*projector, "projector.", parts.seed);
@@ -119,7 +120,6 @@ class U2pl : public Method {
     // By the batch's own statistics, as the student's: running ones, which begin at 0 and 1, would make all keys alike for
     // long.
     teacher_projector_->train();
-    if (config.undo_class_bias) class_bias_K_ = loss_.class_bias_K();
   }
 
   BatchNeeds needs() const override {
@@ -140,10 +140,10 @@ class U2pl : public Method {
     const double weight = unsupervised_weight(config_, progress);
 
     // The teacher's labels of the weak view, and the strong view, mixed alike.
-    auto labels = make_pseudo_labels(teacher_logits(unlabeled.weak_BCHW), unlabeled.valid_BHW, unlabeled.truth_BHW);
+    auto labels = labeler_->label(predict_logits(teacher_.network(), unlabeled.weak_BCHW), unlabeled);
     auto strong_BCHW = unlabeled.strong_BCHW.at(0);
     if (needs().mix) {
-      const auto mix = make_pseudo_labels(teacher_logits(batch.mix.weak_BCHW), batch.mix.valid_BHW, batch.mix.truth_BHW);
+      const auto mix = labeler_->label(predict_logits(teacher_.network(), batch.mix.weak_BCHW), batch.mix);
       const auto mask_BHW = mix_mask(config_.mix, mix, unlabeled, 0);
       const auto mixed = paste(mask_BHW, LabelledView{batch.mix.strong_BCHW.at(0), mix}, {strong_BCHW, labels});
       strong_BCHW = mixed.image_BCHW;
@@ -158,7 +158,7 @@ class U2pl : public Method {
       at::NoGradGuard no_grad;
       auto& teacher = teacher_.network();
       const auto teacher_BChw = teacher.decode_features(teacher.encode(all_BCHW));
-      probability_BKhw = without_class_bias(teacher.classify(teacher_BChw), class_bias_K_).to(at::kFloat).softmax(1);
+      probability_BKhw = labeler_->correct(teacher.classify(teacher_BChw)).to(at::kFloat).softmax(1);
       key_BDhw = teacher_projector_->forward(teacher_BChw).to(at::kFloat);
     }
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
@@ -208,7 +208,7 @@ class U2pl : public Method {
 
   // By the entropies of the weak views themselves, unmixed.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
-    const auto logits_BKhw = teacher_logits(images.weak_BCHW);
+    const auto logits_BKhw = labeler_->correct(predict_logits(teacher_.network(), images.weak_BCHW));
     const auto labels = make_pseudo_labels(logits_BKhw, images.valid_BHW, images.truth_BHW);
     const auto valid_Bhw =
         at::upsample_nearest2d(images.valid_BHW.unsqueeze(1).to(at::kFloat), {logits_BKhw.size(2), logits_BKhw.size(3)})
@@ -223,10 +223,6 @@ class U2pl : public Method {
   static SemiConfig over_accepted(SemiConfig config) {
     config.normalize = "accepted";
     return config;
-  }
-
-  Tensor teacher_logits(const Tensor& image_BCHW) {
-    return without_class_bias(predict_logits(teacher_.network(), image_BCHW), class_bias_K_);
   }
 
   // Of the run: 1 at its beginning, 0 at its end.
@@ -309,10 +305,10 @@ class U2pl : public Method {
   int64_t num_classes_;
   uint64_t seed_;
   UnsupervisedLoss unsupervised_loss_;
-  Tensor class_bias_K_;  // undefined: none is undone
   std::shared_ptr<Segmenter> student_;
   EmaTeacher teacher_;
   std::shared_ptr<Projector> projector_, teacher_projector_;
+  std::shared_ptr<Labeler> labeler_;  // without the class bias where semi.undo_class_bias is set; no other part is read
   std::shared_ptr<MemoryBank> bank_;
 };
 
