@@ -114,13 +114,15 @@ void Dropout::reseed(uint64_t seed, int64_t step, uint32_t layer) {
 }
 
 Tensor Dropout::forward(const Tensor& x_BCHW) {
-  if (!is_training() || p_ == 0) return x_BCHW;
+  if (!drops()) return x_BCHW;
+  return apply(x_BCHW, next_mask(x_BCHW.sizes(), x_BCHW.device()), p_);
+}
+
+Tensor Dropout::next_mask(at::IntArrayRef sizes, torch::Device device) {
   const uint32_t call = calls_++;
-  if (!keeps_)
-    return apply(x_BCHW, draw_call(call, x_BCHW.sizes(), x_BCHW.is_cuda()).to(x_BCHW.device(), /*non_blocking=*/true), p_);
-  if (kept_.size() <= call)
-    kept_.push_back({x_BCHW.sizes().vec(), draw_call(call, x_BCHW.sizes(), /*pinned=*/false).to(x_BCHW.device())});
-  return apply(x_BCHW, kept_[call].mask, p_);
+  if (!keeps_) return draw_call(call, sizes, device.is_cuda()).to(device, /*non_blocking=*/true);
+  if (kept_.size() <= call) kept_.push_back({sizes.vec(), draw_call(call, sizes, /*pinned=*/false).to(device)});
+  return kept_[call].mask;
 }
 
 void Dropout::keep_masks(bool keep) {
@@ -171,6 +173,39 @@ Tensor Dropout2d::draw(at::IntArrayRef sizes, double p, bool pinned, Random& ran
 
 Tensor Dropout2d::apply(const Tensor& x_BCHW, const Tensor& mask, double) const {
   return x_BCHW * mask.to(x_BCHW.scalar_type());
+}
+
+std::vector<Tensor> ComplementaryDropout::drop(const std::vector<Tensor>& features, int64_t views) {
+  if (!drops()) return features;
+  int64_t channels = 0;
+  for (const Tensor& feature : features) channels += feature.size(1);
+  const Tensor of_views = next_mask({views, channels, 1, 1}, features.front().device());
+  const int64_t others = features.front().size(0) - views;
+  const Tensor mask = at::cat({of_views, at::ones({others, channels, 1, 1}, of_views.options().pinned_memory(false))});
+  std::vector<Tensor> dropped;
+  int64_t first = 0;
+  for (const Tensor& feature : features) {
+    dropped.push_back(feature * mask.narrow(1, first, feature.size(1)).to(feature.scalar_type()));
+    first += feature.size(1);
+  }
+  return dropped;
+}
+
+// float32 [2 B, C, 1, 1] of 0, 1, 2.
+Tensor ComplementaryDropout::draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const {
+  const int64_t images = sizes[0] / 2, channels = sizes[1];
+  const auto keep = static_cast<int64_t>(static_cast<double>(images) * (1 - p));
+  const std::vector<int64_t> order = random.permutation(images);
+  Tensor mask = at::ones({sizes[0], channels, 1, 1}, at::TensorOptions(at::kFloat).pinned_memory(pinned));
+  float* at_mask = mask.data_ptr<float>();
+  for (int64_t i = keep; i < images; ++i) {
+    float *first = at_mask + order[i] * channels, *second = first + images * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      first[c] = random.chance(0.5) ? 2.0f : 0.0f;
+      second[c] = 2.0f - first[c];
+    }
+  }
+  return mask;
 }
 
 std::vector<Dropout*> dropouts_of(const torch::nn::Module& root) {

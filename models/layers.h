@@ -106,6 +106,11 @@ class Dropout : public Layer {
   void keep_masks(bool keep);
   void redraw();
 
+ protected:
+  bool drops() const { return is_training() && p_ != 0; }
+  // The mask of the next call for a tensor of these sizes, on the device.
+  Tensor next_mask(at::IntArrayRef sizes, torch::Device device);
+
  private:
   // What `random` keeps of a tensor of these sizes at rate p, on the host.
   virtual Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const;
@@ -132,7 +137,21 @@ class Dropout2d : public Dropout {
 
  private:
   Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const override;
-  Tensor apply(const Tensor& x_BCHW, const Tensor& mask, double p) const override;
+  Tensor apply(const Tensor& x_BCHW, const Tensor& mask, double p) const final;
+};
+
+// UniMatch V2's complementary dropout (LiheYoung/UniMatch-V2, model/semseg/dpt.py) of two views of each image, [2 B, C, H, W],
+// the first views before the second ones: every channel is doubled in one view of an image and dropped in the other, a coin
+// says which. The share 1 - p of the images (rounded down) keeps all of them in both views; which ones is drawn anew each time.
+class ComplementaryDropout : public Dropout2d {
+ public:
+  using Dropout2d::Dropout2d;
+  // Features at several strides, whose channels have coins of their own; the images that keep all are the same at each. The
+  // first `views` (2 B) of the batch are such views, what follows them stays as it is.
+  std::vector<Tensor> drop(const std::vector<Tensor>& features, int64_t views);
+
+ private:
+  Tensor draw(at::IntArrayRef sizes, double p, bool pinned, Random& random) const override;
 };
 
 // All within a module, in the order of its children.

@@ -382,7 +382,8 @@ struct Loader::State {
     }
     if (options.needs.unlabeled) {
       // One set a strong view; one where weak views are mixed.
-      const int of_views = options.needs.mix ? std::max(options.needs.strong_views, 1) : 0;
+      const bool mixes = options.needs.mix || options.needs.mix_within;
+      const int of_views = mixes ? std::max(options.needs.strong_views, 1) : 0;
       host.unlabeled =
           options.needs.augseg_boxes ? unlabeled_batch(/*boxes=*/2, /*draws=*/1) : unlabeled_batch(of_views, of_views);
       submit_unlabeled(batch, host.unlabeled, List::kUnlabeled, unlabeled_order);

@@ -73,7 +73,10 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
 Tensor Threshold::of_class() const {
   if (confidence_.defined()) return (confidence_ * probability_K_ / probability_K_.max()).clamp_max(config_.value);
   // Pixels at least as sure as each bin's lower edge; of the bins that hold the wanted share of them, the highest.
-  const auto above_KN = histogram_KN_.flip({1}).cumsum(1).flip({1});
+  // On a GPU not by cumsum, which adds in an order of its own there and says so at each call.
+  const auto above_KN = histogram_KN_.is_cuda()
+                            ? (histogram_KN_.unsqueeze(1) * at::ones({kBins, kBins}, histogram_KN_.options()).triu()).sum(2)
+                            : histogram_KN_.flip({1}).cumsum(1).flip({1});
   const auto wanted_K1 = histogram_KN_.sum(1, /*keepdim=*/true) * config_.share;
   const auto reached_K = (above_KN >= wanted_K1).sum(1) - 1;
   return reached_K.to(at::kFloat) / static_cast<double>(kBins);
@@ -169,6 +172,12 @@ LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const Lab
   };
   const auto pasted = paste_where(mask_BHW, tensors_of(source), tensors_of(target));
   return {pasted[0], {pasted[1], pasted[2], pasted[3], pasted[4]}};
+}
+
+LabelledView in_reverse(const LabelledView& view) {
+  const auto reverse = [](const Tensor& x) { return x.defined() ? x.flip(0) : x; };
+  const auto& [class_BHW, confidence_BHW, valid_BHW, truth_BHW] = view.labels;
+  return {reverse(view.image_BCHW), {reverse(class_BHW), reverse(confidence_BHW), reverse(valid_BHW), reverse(truth_BHW)}};
 }
 
 Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,

@@ -120,18 +120,20 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
 }
 
 std::vector<Tensor> mixed_views(const SemiConfig& config, Method& method, const TrainBatch& batch, const Progress& progress) {
-  const UnlabeledBatch &images = batch.unlabeled, &source = batch.mix;
-  if (!source.weak_BCHW.defined()) return {};
+  const BatchNeeds needs = method.needs();
+  if (!needs.mix && !needs.mix_within) return {};
   const at::NoGradGuard no_grad;
-  const auto labels = method.pseudo_labels(source, progress);
+  const UnlabeledBatch &images = batch.unlabeled, &others = needs.mix ? batch.mix : images;
+  const auto labels = method.pseudo_labels(others, progress);
   if (!labels) return {};
-  const PseudoLabels source_labels{labels->class_BHW, {}, source.valid_BHW, {}};
   std::vector<Tensor> mixed;
   for (size_t view = 0; view < images.cutmix_box_B4.size(); ++view) {
     const auto view_of = [view](const UnlabeledBatch& of) {
       return of.strong_BCHW.empty() ? of.weak_BCHW : of.strong_BCHW.at(view);
     };
-    mixed.push_back(paste(mix_mask(config.mix, source_labels, images, view), view_of(source), view_of(images)));
+    LabelledView source{view_of(others), {labels->class_BHW, {}, others.valid_BHW, {}}};
+    if (needs.mix_within) source = in_reverse(source);
+    mixed.push_back(paste(mix_mask(config.mix, source.labels, images, view), source.image_BCHW, view_of(images)));
   }
   return mixed;
 }

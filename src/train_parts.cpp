@@ -171,6 +171,12 @@ std::shared_ptr<Method> make_method(const Config& config, const TrainState& stat
   if (process_count() > 1 && !method->trains_together())
     throw Error(ErrorKind::kConfig, "trains in one process alone", "semi.method: " + config.semi.method,
                 "start it without other processes, or choose another method");
+  if (method->needs().mix_within && config.optim.batch_unlabeled < 2 * process_count())
+    throw Error(ErrorKind::kConfig,
+                str("mixes unlabelled images of a batch with each other, and ", process_count() > 1 ? "each process" : "it",
+                    " has one"),
+                "semi.method: " + config.semi.method,
+                str("set optim.batch_unlabeled to ", 2 * process_count(), " or more, or semi.mix to none"));
   move_module(*method, device);
   return method;
 }

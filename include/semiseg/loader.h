@@ -16,6 +16,7 @@ struct BatchNeeds {
   bool unlabeled = false;           // the unlabelled list at all
   int strong_views = 0;             // strong views of each unlabelled image
   bool mix = false;                 // a second, independent draw of unlabelled images, CutMix boxes and uniform draws
+  bool mix_within = false;          // CutMix boxes and uniform draws alone: images of the batch are mixed with each other
   bool random_strong_view = false;  // AugSeg's strong view (semi.strong_view: random)
   bool augseg_boxes = false;        // AugSeg's two boxes an image: cutmix_box_B4[0] of labelled, [1] of unlabelled content
   bool truth = false;               // the labels of unlabelled images, where the data has them

@@ -115,6 +115,8 @@ struct LabelledView {
   PseudoLabels labels;
 };
 LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const LabelledView& target);
+// The images of a batch in reverse order, for each to be mixed with another one. Tensors may be undefined.
+LabelledView in_reverse(const LabelledView& view);
 
 // --- the loss on them ---
 

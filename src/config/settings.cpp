@@ -289,7 +289,8 @@ const std::vector<ConfigSetting>& settings() {
               "colours of the strong views: UniMatch's jitter, grey and blur, or AugSeg's random operations"),
       setting("semi.views", at(&C::semi, &SemiConfig::views), Integer{1, 8}, "strong views of each unlabelled image"),
       setting("semi.feature_dropout", at(&C::semi, &SemiConfig::feature_dropout), kShareBelowOne,
-              "share of feature channels dropped in a stream of its own; 0: no such stream"),
+              "share of feature channels dropped in a stream of its own, 0: no such stream; unimatch_v2: share of images whose "
+              "strong views have channels dropped"),
       setting("semi.align_distribution", at(&C::semi, &SemiConfig::align_distribution), Switch{},
               "draw pseudo-labels towards the labelled pixel share"),
       setting("semi.undo_class_bias", at(&C::semi, &SemiConfig::undo_class_bias), Switch{},

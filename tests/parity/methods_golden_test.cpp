@@ -1,5 +1,5 @@
-// FixMatch, UniMatch and CPS against plain Python forms of their published steps, and thresholds against numpy, all recorded by
-// tools/goldens/methods.py.
+// FixMatch, UniMatch, UniMatch V2 and CPS against plain Python forms of their published steps, and thresholds against numpy,
+// all recorded by tools/goldens/methods.py.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -63,6 +63,7 @@ class MethodGolden : public testing::TestWithParam<Case> {
     config.method = GetParam().method;
     config.threshold.value = expected("threshold").item<double>();
     if (config.method == "unimatch") config.views = 2, config.feature_dropout = 0.5;
+    if (config.method == "unimatch_v2") config.feature_dropout = 0.5;
     if (config.method == "cps") config.weight = 1.5;
     const auto method = methods().at(config.method)(config, make_parts());
     for (const NamedModule& trained : method->trained()) trained.module->train();
@@ -111,7 +112,8 @@ TEST_P(MethodGolden, NoticesAnotherWeight) {
 
 INSTANTIATE_TEST_SUITE_P(Steps, MethodGolden,
                          testing::Values(Case{"fixmatch", "0"}, Case{"fixmatch", "middle"}, Case{"unimatch", "0"},
-                                         Case{"unimatch", "middle"}, Case{"cps", "0"}),
+                                         Case{"unimatch", "middle"}, Case{"unimatch_v2", "0"}, Case{"unimatch_v2", "middle"},
+                                         Case{"cps", "0"}),
                          [](const auto& param) { return param.param.method + "_" + param.param.threshold; });
 
 double distance(const Tensor& actual, const Tensor& expected) {

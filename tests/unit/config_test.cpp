@@ -521,7 +521,7 @@ TEST_F(ConfigTest, PresetsLoad) {
       ++loaded;
     }
   }
-  EXPECT_EQ(loaded, 17U);
+  EXPECT_EQ(loaded, 18U);
   for (const char* folder : {"studies", "studies/cures"})
     for (const auto& entry : fs::directory_iterator(presets / folder))
       if (entry.is_regular_file()) {

@@ -151,6 +151,17 @@ TEST(Loader, ReadsOnlyWhatIsNeeded) {
   EXPECT_EQ(unmixed.unlabeled.strong_BCHW.size(), 1U);
   EXPECT_TRUE(unmixed.unlabeled.cutmix_box_B4.empty());
   EXPECT_FALSE(unmixed.mix.weak_BCHW.defined());
+
+  options.needs = {.unlabeled = true, .strong_views = 2, .mix_within = true};
+  const TrainBatch within = Loader(data, options).batch(0);
+  EXPECT_FALSE(within.mix.weak_BCHW.defined());
+  options.needs = {.unlabeled = true, .strong_views = 2, .mix = true};
+  const TrainBatch mixed = Loader(data, options).batch(0);
+  ASSERT_EQ(within.unlabeled.cutmix_box_B4.size(), 2U);
+  for (size_t view = 0; view < 2; ++view) {
+    EXPECT_TRUE(at::equal(within.unlabeled.cutmix_box_B4[view], mixed.unlabeled.cutmix_box_B4[view]));
+    EXPECT_TRUE(at::equal(within.unlabeled.draw_BD[view], mixed.unlabeled.draw_BD[view]));
+  }
 }
 
 // Everything that a batch can hold, one way and the other.

@@ -57,7 +57,7 @@ TrainBatch make_batch(const BatchNeeds& needs, double phase = 0) {
   batch.unlabeled = unlabeled(phase + 1, needs.strong_views, 8);
   if (needs.mix) batch.mix = unlabeled(phase + 2, needs.strong_views, 0);
   const auto box_B4 = at::tensor({4, 4, 20, 28, 0, 0, 0, 0}, at::kLong).view({kImages, 4});
-  if (needs.mix || needs.augseg_boxes) {
+  if (needs.mix || needs.mix_within || needs.augseg_boxes) {
     batch.unlabeled.cutmix_box_B4 = {box_B4, box_B4 + 2};
     batch.unlabeled.draw_BD = {at::arange(kImages * (K + 1), at::kFloat).view({kImages, K + 1}) / 10,
                                at::full({kImages, K + 1}, 0.5f)};
@@ -83,6 +83,7 @@ SemiConfig config_of(const std::string& name) {
   config.method = name;
   config.threshold.value = 0;
   if (name == "unimatch" || name == "prevmatch") config.views = 2, config.feature_dropout = 0.5;
+  if (name == "unimatch_v2") config.feature_dropout = 0.5;
   return config;
 }
 
@@ -103,7 +104,7 @@ std::vector<SemiConfig> variants_of(const std::string& name) {
   vary("semi.class_weights", [](SemiConfig& c) { c.class_weights = true; });
   vary("semi.normalize", [](SemiConfig& c) { c.normalize = "accepted"; });
   vary("semi.views", [](SemiConfig& c) { c.views = 3 - c.views; });
-  vary("semi.feature_dropout", [](SemiConfig& c) { c.feature_dropout = 0.3; });
+  vary("semi.feature_dropout", [](SemiConfig& c) { c.feature_dropout = 0.6; });
   vary("semi.weight", [](SemiConfig& c) { c.weight = 0.5; });
   return variants;
 }
@@ -144,7 +145,7 @@ void train(Method& method, int64_t index) {
 TEST(Methods, AreAllRegistered) {
   EXPECT_EQ(methods().names(),
             (std::vector<std::string>{"augseg", "cps", "fixmatch", "mean_teacher", "prevmatch", "pseudo_label", "retrain",
-                                      "self_training", "supervised", "u2pl", "unimatch"}));
+                                      "self_training", "supervised", "u2pl", "unimatch", "unimatch_v2"}));
   for (const std::string& name : methods().names()) EXPECT_NO_THROW(settings_of_method(name));
 }
 
@@ -290,7 +291,7 @@ TEST(Methods, LearnFromLabelsAloneDuringBurnIn) {
       return out.loss.item<double>() / out.scalars.at("loss_supervised").item<double>();
     };
     // UniMatch and its kin take half of the sum of both losses.
-    const bool halved = name == "fixmatch" || name == "unimatch" || name == "prevmatch";
+    const bool halved = name == "fixmatch" || name == "unimatch" || name == "unimatch_v2" || name == "prevmatch";
     EXPECT_NEAR(share(1), halved ? 0.5 : 1, 1e-6) << name;
     EXPECT_GT(share(2), halved ? 0.501 : 1.001) << name;
   }
@@ -339,6 +340,37 @@ TEST(FixMatch, WithATeacherLabelledImagesGoWithTheStrongViews) {
       const auto expected = parts.supervised_loss(logits.narrow(0, views * kImages, kImages), batch.labeled.label_BHW);
       EXPECT_NEAR(out.scalars.at("loss_supervised").item<double>(), expected.item<double>(), 1e-5);
     }
+}
+
+// Without dropped channels it is FixMatch with two views, but for what is mixed in: each image's other one of the batch, which
+// FixMatch is given here as its mix list.
+TEST(UniMatchV2, MixesTheBatchWithItselfInReverse) {
+  for (const char* mix : {"cutmix", "classmix"}) {
+    SCOPED_TRACE(mix);
+    SemiConfig config = config_of("unimatch_v2");
+    config.feature_dropout = 0;
+    config.threshold.value = 0.4;
+    config.mix = mix;
+    SemiConfig other = config;
+    other.method = "fixmatch";
+    other.teacher = "ema";
+    other.views = 2;
+    const auto loss_of = [](const SemiConfig& of, const TrainBatch& batch) {
+      const auto method = make(of);
+      for (const NamedModule& trained : method->trained()) trained.module->train();
+      return method->step(batch, {0, 100, 2}).loss.item<double>();
+    };
+    TrainBatch batch = make_batch(make(config)->needs());
+    EXPECT_FALSE(batch.mix.weak_BCHW.defined());
+    const double within = loss_of(config, batch);
+    batch.mix = batch.unlabeled;
+    for (Tensor* x : {&batch.mix.weak_BCHW, &batch.mix.valid_BHW, &batch.mix.truth_BHW, &batch.mix.strong_BCHW[0],
+                      &batch.mix.strong_BCHW[1]})
+      *x = x->flip(0);
+    EXPECT_NEAR(within, loss_of(other, batch), 1e-6);
+    batch.mix = batch.unlabeled;  // each image with itself
+    EXPECT_GT(std::abs(within - loss_of(other, batch)), 1e-4);
+  }
 }
 
 TEST(U2pl, LabelsAreWithoutClassBiasWhereThatIsAskedFor) {

@@ -289,7 +289,7 @@ struct WithDropout : torch::nn::Module {
 
 template <class Kind>
 class DropoutKinds : public testing::Test {};
-using Kinds = testing::Types<Dropout, Dropout2d>;
+using Kinds = testing::Types<Dropout, Dropout2d, ComplementaryDropout>;
 TYPED_TEST_SUITE(DropoutKinds, Kinds);
 
 TYPED_TEST(DropoutKinds, MasksAreAFunctionOfSeedStepLayerAndCall) {
@@ -319,6 +319,46 @@ TEST(Dropout2d, DropsWholeChannels) {
   EXPECT_TRUE(at::equal(first_call.amax({2, 3}), first_call.amin({2, 3})));
   EXPECT_TRUE(((first_call == 0) | (first_call == static_cast<float>(4.0 / 3))).all().item<bool>());
   EXPECT_NEAR((first_call.amax({2, 3}) == 0).sum().item<int64_t>(), 2048, 200);
+}
+
+TEST(ComplementaryDropout, GivesEachChannelToOneOfTwoViews) {
+  struct : torch::nn::Module {
+    std::shared_ptr<ComplementaryDropout> dropout = register_module("dropout", std::make_shared<ComplementaryDropout>(0.3));
+  } module;
+  constexpr int64_t kImages = 7;  // of which floor(4.9) keep all
+  const std::vector<Tensor> features{at::ones({2 * kImages, 64, 4, 3}), at::ones({2 * kImages, 256, 2, 1})};
+  std::vector<Tensor> kept_before;
+  for (const int64_t step : {5, 6}) {
+    reseed_dropout(module, 1, step);
+    const auto dropped = module.dropout->drop(features, 2 * kImages);
+    ASSERT_EQ(dropped.size(), 2U);
+    std::vector<Tensor> kept;
+    for (size_t level = 0; level < 2; ++level) {
+      ASSERT_EQ(dropped[level].sizes(), features[level].sizes());
+      EXPECT_TRUE(at::equal(dropped[level].amax({2, 3}), dropped[level].amin({2, 3})));  // whole channels
+      const auto factor_2BC = dropped[level].amax({2, 3});
+      const auto first = factor_2BC.narrow(0, 0, kImages), second = factor_2BC.narrow(0, kImages, kImages);
+      EXPECT_TRUE((first + second == 2).all().item<bool>());
+      EXPECT_TRUE(((first == 0) | (first == 1) | (first == 2)).all().item<bool>());
+      kept.push_back((first == 1).all(1));
+      EXPECT_TRUE(kept.back().equal((first == 1).any(1)));
+      EXPECT_EQ(kept.back().sum().item<int64_t>(), 4);
+      // A fair coin for each channel of the other three: 192 or 768 of them, deviations 7 and 14.
+      const int64_t coins = 3 * first.size(1);
+      EXPECT_NEAR((first == 2).sum().item<double>(), static_cast<double>(coins) / 2, coins == 192 ? 35 : 70);
+    }
+    EXPECT_TRUE(kept[0].equal(kept[1]));  // the same images at all strides
+    if (!kept_before.empty()) {
+      EXPECT_FALSE(kept[0].equal(kept_before[0]));
+    }
+    kept_before = kept;
+  }
+  reseed_dropout(module, 1, 6);  // what follows the views stays as it is
+  const auto with_others = module.dropout->drop({at::ones({2 * kImages + 3, 64, 4, 3})}, 2 * kImages)[0];
+  EXPECT_TRUE((with_others.narrow(0, 2 * kImages, 3) == 1).all().item<bool>());
+  EXPECT_FALSE((with_others == 1).all().item<bool>());
+  module.eval();
+  EXPECT_TRUE(module.dropout->drop(features, 2 * kImages)[0].equal(features[0]));
 }
 
 TEST(Dropout, DropsSingleValuesAlikeForAnyThreadsAndFormat) {

@@ -25,7 +25,7 @@ while [[ ${1:-} == --* ]]; do
 done
 if [[ $method == all ]]; then
   status=0
-  for method in supervised pseudo_label mean_teacher fixmatch unimatch augseg prevmatch cps u2pl; do
+  for method in supervised pseudo_label mean_teacher fixmatch unimatch unimatch_v2 augseg prevmatch cps u2pl; do
     echo "resume: $method"
     bash "$0" --seed "$seed" --method $method "${1:-1}" || status=1
   done

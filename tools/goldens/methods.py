@@ -1,15 +1,17 @@
-"""Makes tests/parity/methods.safetensors: a tiny network, batches, and what the published steps of FixMatch, UniMatch and CPS
-make of them: losses, norms of gradients, pseudo-label counts and BatchNorm statistics. Also FreeMatch's thresholds and
+"""Makes tests/parity/methods.safetensors: a tiny network, batches, and what the published steps of FixMatch, UniMatch, UniMatch V2 and
+CPS make of them: losses, norms of gradients, pseudo-label counts and BatchNorm statistics. Also FreeMatch's thresholds and
 distribution alignment over a few batches.
 
 Usage: python tools/goldens/methods.py tests/parity/methods.safetensors
 Needs numpy, torch, safetensors.
 
-The steps follow LiheYoung/UniMatch (fixmatch.py, unimatch.py) and charlesCXK/TorchSemiSeg (CPS + CutMix). Everything is computed
+The steps follow LiheYoung/UniMatch (fixmatch.py, unimatch.py), LiheYoung/UniMatch-V2 (unimatch_v2.py; but that labelled images pass
+together with the strong views, because of BatchNorm) and charlesCXK/TorchSemiSeg (CPS + CutMix). Everything is computed
 in float64 and again in float32: the tests compare float32 results, so no pixel may lie so close to a tie or to the threshold
 that rounding decides. tests/tiny_network.h is the network here.
 """
 import copy
+import itertools
 import sys
 
 import numpy as np
@@ -82,7 +84,7 @@ def random_network(generator):
     return network
 
 
-# --- the masks of feature dropout: include/semiseg/random.h and Dropout2d of models/layers.h ---
+# --- the masks of feature dropout: include/semiseg/random.h, and Dropout2d and ComplementaryDropout of models/layers.h ---
 
 
 def philox4x32(counter, key):
@@ -94,20 +96,44 @@ def philox4x32(counter, key):
     return c
 
 
-def uniform_draws(seed, purpose, a, b, count):
-    words = []
-    for block in range((2 * count + 3) // 4):
-        words += philox4x32((purpose << 27 | block, b, a & 0xFFFFFFFF, a >> 32), (seed & 0xFFFFFFFF, seed >> 32))
-    return [((words[2 * i] >> 5 << 26) | (words[2 * i + 1] >> 6)) / 2**53 for i in range(count)]
+def random_words(seed, purpose, a, b):
+    for block in itertools.count():
+        yield from philox4x32((purpose << 27 | block, b, a & 0xFFFFFFFF, a >> 32), (seed & 0xFFFFFFFF, seed >> 32))
+
+
+def uniform(words):
+    high, low = next(words) >> 5, next(words) >> 6
+    return (high << 26 | low) / 2**53
+
+
+def dropout_words(call):
+    return random_words(DROPOUT_SEED, 2, DROPOUT_STEP << 16, call)
 
 
 def dropped_channels(call, feature):
     """Of a feature of labelled and unlabelled images. Which channels the labelled ones lose does not matter: what comes of
     them is thrown away."""
     kept = torch.ones(feature.shape[:2], dtype=feature.dtype)
-    draws = uniform_draws(DROPOUT_SEED, 2, DROPOUT_STEP << 16, call, UNLABELED * feature.shape[1])
+    words = dropout_words(call)
+    draws = [uniform(words) for _ in range(UNLABELED * feature.shape[1])]
     kept[LABELED:] = torch.tensor([0.0 if draw < DROPOUT else 1.0 for draw in draws]).view(UNLABELED, -1)
     return feature * kept[..., None, None] / (1 - DROPOUT)
+
+
+def complementary_masks(features):
+    """UniMatch V2's, of both views' features, the first views before the second ones. Here the first of a permutation of the images
+    (Fisher-Yates from its end) keep all channels."""
+    words = dropout_words(0)
+    order = list(range(UNLABELED))
+    for i in range(UNLABELED - 1, 0, -1):
+        j = next(words) * (i + 1) >> 32
+        order[i], order[j] = order[j], order[i]
+    channels = [feature.shape[1] for feature in features]
+    masks = torch.ones((2 * UNLABELED, sum(channels)), dtype=features[0].dtype)
+    for image in order[int(UNLABELED * (1 - DROPOUT)):]:
+        masks[image] = torch.tensor([2.0 if uniform(words) < 0.5 else 0.0 for _ in range(sum(channels))])
+        masks[UNLABELED + image] = 2.0 - masks[image]
+    return masks.split(channels, dim=1)
 
 
 # --- the published steps; each gives the loss, its supervised part, and the labels of the weak view ---
@@ -154,6 +180,29 @@ def unimatch(networks, batch, threshold, views=2, drop=dropped_channels):
 
 def fixmatch(networks, batch, threshold):
     return unimatch(networks, batch, threshold, views=1, drop=None)
+
+
+def unimatch_v2(networks, batch, threshold):
+    """The teacher, an average of students, is still a copy of the first one."""
+    model, = networks
+    teacher = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        weak = teacher(batch["weak"])
+    confidence, label = confidence_and_label(weak)
+    boxes = [box_masks(batch[f"box{view}"]) for view in range(2)]
+    images = [torch.where(box[:, None], batch[f"strong{view}"].flip(0), batch[f"strong{view}"]) for view, box in enumerate(boxes)]
+    model.train()
+    features = model.encode(torch.cat((*images, batch["image"])))
+    features = [torch.cat((f[:2 * UNLABELED] * mask[..., None, None], f[2 * UNLABELED:]))
+                for f, mask in zip(features, complementary_masks(features))]
+    *strong, labeled = model.decode(features).split([UNLABELED, UNLABELED, LABELED])
+
+    loss_x = F.cross_entropy(labeled, batch["label"], ignore_index=IGNORE)
+    loss_u = 0
+    for logits, box in zip(strong, boxes):
+        mixed = [torch.where(box, x.flip(0), x) for x in (label, confidence, batch["ignore"])]
+        loss_u = loss_u + accepted_loss(logits, *mixed, threshold) / 2
+    return (loss_x + loss_u) / 2, loss_x, (weak, model)
 
 
 def cps(networks, batch, threshold):
@@ -232,14 +281,18 @@ def run(step, networks, batch, threshold, dtype):
             "running_mean": watched.encoder.stage3[1].running_mean.double()}
 
 
-def middle_threshold(network, batch):
-    """The middle of a wide gap between the confidences of training mode and evaluation mode, so that no rounding crosses it."""
+def middle_threshold(network, batch, of_weak_views_in_eval_mode=False):
+    """The middle of a wide gap between the confidences that a step takes labels from, so that no rounding crosses it: of weak views in
+    training mode and mixed-in ones in evaluation mode, or of weak views in evaluation mode."""
     both = copy.deepcopy(network).double()
     tensors = in_precision(batch, torch.float64)
     with torch.no_grad():
-        mixed_in = both.eval()(tensors["mix.weak"])
-        weak = both.train()(torch.cat((tensors["image"], tensors["weak"])))[LABELED:]
-    values = torch.cat([confidence_and_label(x)[0].flatten() for x in (weak, mixed_in)]).sort()[0]
+        if of_weak_views_in_eval_mode:
+            predictions = [both.eval()(tensors["weak"])]
+        else:
+            mixed_in = both.eval()(tensors["mix.weak"])
+            predictions = [both.train()(torch.cat((tensors["image"], tensors["weak"])))[LABELED:], mixed_in]
+    values = torch.cat([confidence_and_label(x)[0].flatten() for x in predictions]).sort()[0]
     values = values[len(values) * 4 // 10:len(values) * 6 // 10]
     widest = values.diff().argmax()
     assert values[widest + 1] - values[widest] > 1e-4
@@ -287,7 +340,8 @@ def main(path):
         tensors |= {f"network{i}.{name}": value for name, value in network.state_dict().items()}
 
     cases = {"fixmatch.0": (fixmatch, 1, 0.0), "fixmatch.middle": (fixmatch, 1, middle), "unimatch.0": (unimatch, 1, 0.0),
-             "unimatch.middle": (unimatch, 1, middle), "cps.0": (cps, 2, 0.0)}
+             "unimatch.middle": (unimatch, 1, middle), "unimatch_v2.0": (unimatch_v2, 1, 0.0),
+             "unimatch_v2.middle": (unimatch_v2, 1, middle_threshold(networks[0], batch, True)), "cps.0": (cps, 2, 0.0)}
     for name, (step, count, threshold) in cases.items():
         golden = run(step, networks[:count], batch, threshold, torch.float64)
         single = run(step, networks[:count], batch, threshold, torch.float32)

@@ -7,11 +7,11 @@
 # OUT/SPLIT/METHOD-SEED is a run each; runs that are done are kept, one that was stopped is resumed. A split and a seed have one
 # start, START_STEPS (400) of supervised training with class weights and four images a step; every method goes on from it for STEPS
 # (300) with its preset in configs/camvid, the same class weights, the same two labelled images a step and, but for supervised, two
-# unlabelled ones. The learning rate falls to 0 in each, from .01 or, where a method adds its two losses, .005. supervised4 sees four
-# labelled images a step instead: the compute of two and two; in supervised4_ema an average of its weights is evaluated, as in methods
-# with such a teacher. fixmatch4 sees four and four. balanced is configs/camvid/balanced.yaml, FixMatch with the parts that serve rare
-# classes. cps needs two networks that differ, so that it begins with ImageNet weights, for as many steps as the start and another
-# method have together.
+# unlabelled ones. The learning rate falls to 0 in each, from .01 or, where a method adds its two losses or two images are all that a
+# step sees, .005. supervised4 sees four labelled images a step instead: the compute of two and two; in supervised4_ema an average of
+# its weights is evaluated, as in methods with such a teacher. fixmatch4 sees four and four. balanced is configs/camvid/balanced.yaml,
+# FixMatch with the parts that serve rare classes. cps needs two networks that differ, so that it begins with ImageNet weights, for as
+# many steps as the start and another method have together.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -20,7 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   exit 2
 }
 data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-300} start_steps=${START_STEPS:-400}
-methods=${4:-supervised,supervised4,supervised4_ema,balanced,fixmatch,fixmatch4,unimatch,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
+methods=${4:-supervised,supervised4,supervised4_ema,balanced,fixmatch,fixmatch4,unimatch,unimatch_v2,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
 mkdir -p "$out"
 out=$(realpath "$out")
 
@@ -49,7 +49,7 @@ for split in $splits; do
     for method in ${methods//,/ }; do
       config=$method length=$steps from=$out/$split/start-$seed/checkpoints/last.safetensors more=()
       case $method in
-        supervised) more=(optim.batch_labeled=2 eval.every=1000) ;;
+        supervised) more=(optim.batch_labeled=2 optim.lr=0.005 eval.every=1000) ;;
         supervised4) config=supervised more=(eval.every=1000) ;;
         supervised4_ema) config=supervised more=(semi.ema_decay=0.99 eval.every=1000) ;;
         fixmatch4) config=fixmatch more=(optim.batch_labeled=4 optim.batch_unlabeled=4) ;;
