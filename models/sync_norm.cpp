@@ -15,19 +15,21 @@ class SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
  public:
   static Tensor forward(AutogradContext* context, const Tensor& x_BCHW, const Tensor& weight_C, const Tensor& bias_C,
                         const Tensor& running_mean_C, const Tensor& running_var_C, double momentum, double epsilon) {
-    const double own_values = static_cast<double>(x_BCHW.numel()) / static_cast<double>(x_BCHW.size(1));
+    // All processes have parts of one size.
+    const double values = static_cast<double>(x_BCHW.numel() / x_BCHW.size(1) * process_count());
+    const double processes = static_cast<double>(process_count());
     // The mean first: sums of squares about zero would cancel.
     const auto [own_var_C, own_mean_C] = at::var_mean(x_BCHW.to(at::kFloat), at::IntArrayRef{0, 2, 3}, /*correction=*/0);
-    const auto values = sum_over_processes(at::full({}, own_values, own_mean_C.options()));
-    const auto mean_C = sum_over_processes(own_mean_C * own_values) / values;
-    const auto var_C = sum_over_processes((own_var_C + (own_mean_C - mean_C).square()) * own_values) / values;
+    const auto mean_C = sum_over_processes(own_mean_C) / processes;
+    const auto var_C = sum_over_processes(own_var_C + (own_mean_C - mean_C).square()) / processes;
     Tensor(running_mean_C).lerp_(mean_C, momentum);
     Tensor(running_var_C).lerp_(var_C * (values / (values - 1)), momentum);  // unbiased, as PyTorch's
 
     const auto y_BCHW = std::get<0>(
         at::native_batch_norm(x_BCHW, weight_C, bias_C, mean_C, var_C, /*training=*/false, /*momentum=*/0, epsilon));
-    context->save_for_backward({x_BCHW, weight_C, mean_C, var_C, values});
+    context->save_for_backward({x_BCHW, weight_C, mean_C, var_C});
     context->saved_data["epsilon"] = epsilon;
+    context->saved_data["values"] = values;
     return y_BCHW;
   }
 
@@ -35,8 +37,8 @@ class SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
   //   of x: w / s (dy - mean(dy) - x^ mean(dy x^)),   of w: sum dy x^,   of b: sum dy
   static variable_list backward(AutogradContext* context, const variable_list& above) {
     const auto saved = context->get_saved_variables();
-    const auto &x_BCHW = saved[0], &weight_C = saved[1], &mean_C = saved[2], &var_C = saved[3], &values = saved[4];
-    const double epsilon = context->saved_data["epsilon"].toDouble();
+    const auto &x_BCHW = saved[0], &weight_C = saved[1], &mean_C = saved[2], &var_C = saved[3];
+    const double epsilon = context->saved_data["epsilon"].toDouble(), values = context->saved_data["values"].toDouble();
     // By mean and variance as constants; what hangs on them is taken off.
     auto [of_x_BCHW, of_weight_C, of_bias_C] = at::native_batch_norm_backward(
         above[0], x_BCHW, weight_C, mean_C, var_C, {}, {}, /*train=*/false, epsilon, std::array<bool, 3>{true, true, true});

@@ -231,7 +231,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
       const auto class_HW = prediction.class_BHW[0], confidence_HW = prediction.confidence_BHW[0];
       const auto accepted_HW = confidence_HW >= job.threshold;
       if (is_drawn(config)) write_result_png(image, sample.image_HWC);
-      write_label(label, at::where(accepted_HW, class_HW, kIgnore).to(at::kCPU, at::kByte), values);
+      write_label(label, at::where(accepted_HW, class_HW, kIgnore).to(at::kByte).to(at::kCPU), values);
 
       row.scores.accepted = accepted_HW.to(at::kFloat).mean().item<double>();
       row.scores.confidence = confidence_HW.mean().item<double>();

@@ -53,9 +53,9 @@ void StepGraph::record(const TrainBatch& batch, const std::function<StepOutput(c
   for (Tensor* tensor : tensors_of(recorded->batch))
     if (tensor->defined()) *tensor = tensor->clone();
   wait_for(batch.labeled.image_BCHW.device());
-  c10::cuda::CUDACachingAllocator::emptyCache();  // the graph has memory of its own
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   try {
+    c10::cuda::CUDACachingAllocator::emptyCache();  // the graph has memory of its own
     // Of this thread alone: the loader's go on taking memory.
     recorded->graph.capture_begin(/*pool=*/{0, 0}, cudaStreamCaptureModeThreadLocal);
     recorded->out = work(recorded->batch);
@@ -66,10 +66,13 @@ void StepGraph::record(const TrainBatch& batch, const std::function<StepOutput(c
     recorded.reset();
     for (Dropout* dropout : dropouts_) dropout->keep_masks(false);
     able_ = prepared_ = false;
-    log_warning("this step cannot be recorded as a CUDA graph and runs one operation at a time: " +
-                what.substr(0, what.find('\n')));
+    log_warning(
+        "this step cannot be recorded as a CUDA graph and runs one operation at a time (should memory run short, which a "
+        "failed recording may keep, start with run.cuda_graph=off): " +
+        what.substr(0, what.find('\n')));
     return;
   }
+  log_info("the step is recorded as a CUDA graph");
   recorded->out.loss = recorded->out.loss.detach();
   recorded_ = std::move(recorded);
 }

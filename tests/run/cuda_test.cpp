@@ -328,20 +328,28 @@ TEST_F(CudaRun, LearnsAsOnTheCpu) {
   }
   const auto cpu = metrics("runs/cpu"), cuda = metrics("runs/cuda");
   ASSERT_EQ(cpu.size(), cuda.size());
-  for (size_t e = 0; e < cpu.size(); ++e)
-    EXPECT_NEAR(cuda[e]["train"]["loss_supervised"].get<double>(), cpu[e]["train"]["loss_supervised"].get<double>(),
-                0.02 * cpu[e]["train"]["loss_supervised"].get<double>());
+  for (size_t e = 0; e < cpu.size(); ++e) {
+    for (const char* loss : {"loss_supervised", "loss_unsupervised"})
+      EXPECT_NEAR(cuda[e]["train"][loss].get<double>(), cpu[e]["train"][loss].get<double>(),
+                  0.02 * cpu[e]["train"]["loss_supervised"].get<double>())
+          << loss;
+    EXPECT_NEAR(cuda[e]["pseudo"]["accepted"].get<double>(), cpu[e]["pseudo"]["accepted"].get<double>(), 0.02);
+  }
 }
 
 TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   REQUIRE_GPU();
-  for (const std::string method : {"unimatch", "fixmatch"}) {  // with and without a pass over weak views
-    const std::string settings =
-        " run.device=cuda run.deterministic=true semi.teacher=ema model.dropout=0.3 semi.method=" + method;
+  // With and without a pass over weak views, and with complementary dropout.
+  for (const std::string method : {"unimatch", "fixmatch", "unimatch_v2"}) {
+    const std::string settings = " run.device=cuda run.deterministic=true model.dropout=0.3 semi.method=" + method +
+                                 (method == "unimatch_v2" ? "" : " semi.teacher=ema");
     for (const char* graph : {"auto", "off"}) {
       const Outcome outcome =
           semiseg(str("train tiny.yaml run.cuda_graph=", graph, " run.name=", method, "_", graph, settings));
       ASSERT_EQ(outcome.code, 0) << outcome.output;
+      const bool recorded = outcome.output.find("recorded as a CUDA graph") != std::string::npos;
+      EXPECT_EQ(recorded, std::string(graph) == "auto") << outcome.output;
+      EXPECT_EQ(outcome.output.find("cannot be recorded"), std::string::npos) << outcome.output;
     }
     expect_equal(tensors("runs/" + method + "_auto/checkpoints/last.safetensors"),
                  tensors("runs/" + method + "_off/checkpoints/last.safetensors"));

@@ -59,7 +59,9 @@ for tool in memcheck racecheck; do
   part sanitizer-$tool env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $tool --error-exitcode 9 \
     bin/semiseg_gpu_tests --gtest_filter='CudaOps*'
 done
-part resume bash tools/check/resume.sh 2 configs/synthetic/demo.yaml run.device=cuda run.deterministic=true optim.epochs=2
+part resume bash tools/check/resume.sh 2 configs/synthetic/demo.yaml run.device=cuda run.deterministic=true optim.epochs=2 \
+  semi.ramp_up_epochs=0  # so that a graph is recorded
+part resume-methods bash tools/check/resume.sh --method all 1
 # Each operation at 512 x 1024 and 1024 x 2048, fused and as torch.nn.functional computes it.
 part ops bash -c 'for size in "4 19 128 256 512 1024" "4 19 256 512 1024 2048"; do
   for operation in loss predict confusion mix; do for type in "" bf16; do for form in "" plain; do
