@@ -166,8 +166,10 @@ void RunFolder::open(const Config& config, const ClassSet& classes, const TrainS
   } else {
     environment = now;
     environment["classes"] = nlohmann::ordered_json::array();
-    for (int64_t c = 0; c < classes.size(); ++c)
+    for (size_t c = 0; c < classes.names.size(); ++c) {
       environment["classes"].push_back({{"name", classes.names[c]}, {"colour", classes.colours[c]}});
+      if (c < state.label_share.size()) environment["classes"].back()["label_share"] = state.label_share[c];
+    }
     environment["origins"] = nlohmann::ordered_json::object();  // config.yaml holds values alone
     for (const auto& [key, origin] : config.origins) environment["origins"][key] = origin.text();
   }

@@ -18,24 +18,28 @@ EpochRecord record_of(const std::string& json, const std::string& where) {
   try {
     return epoch_from_json(json);
   } catch (const Error& error) {
-    throw Error(ErrorKind::kData, error.problem(), where, "the file is damaged, or not one of semiseg");
+    throw Error(ErrorKind::kData, error.problem(), where,
+                "the file is damaged, or not one of semiseg; `semiseg train --resume RUN` writes that of a run anew");
   }
 }
 
-// The classes that RunFolder::open writes into environment.json.
-ClassSet classes_in(const std::string& environment) {
-  ClassSet classes;
+// The classes that RunFolder::open writes into environment.json, and their labelled shares, which older versions did not.
+void read_classes(const std::string& environment, RunRecord* run) {
   const Json json = Json::parse(environment, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("classes")) return classes;
+  if (!json.is_object() || !json.contains("classes")) return;
+  ClassSet classes;
+  std::vector<double> shares;
   try {
     for (const Json& entry : json["classes"]) {
       classes.names.push_back(entry.value("name", ""));
       classes.colours.push_back(entry.value("colour", std::array<uint8_t, 3>{}));
+      if (entry.contains("label_share")) shares.push_back(entry["label_share"].get<double>());
     }
   } catch (const nlohmann::json::exception&) {
-    return {};
+    return;
   }
-  return classes;
+  if (shares.size() == classes.names.size()) run->label_share = std::move(shares);
+  run->classes = std::move(classes);
 }
 
 }  // namespace
@@ -64,7 +68,7 @@ RunRecord read_run(const std::string& dir, bool may_be_young) {
 
   run.environment = text_of(dir + "/environment.json");
   run.status = parse_status(text_of(dir + "/status.json"));
-  run.classes = classes_in(run.environment);
+  read_classes(run.environment, &run);
   const std::string config = dir + "/config.yaml";
   if (!fs::is_regular_file(config)) {
     run.notes.push_back("there is no config.yaml, so advice may name what is set already");

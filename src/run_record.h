@@ -16,9 +16,10 @@ struct RunRecord {
   std::string dir;
   // Finished epochs in order; in front of them, as epoch 0, the scores before training where they were measured.
   std::vector<EpochRecord> history;
-  ClassSet classes;              // names and colours alone; empty where the folder does not tell
-  std::optional<Config> config;  // nothing where config.yaml is missing or was written by another version
-  std::string environment;       // environment.json as it is; "" where it is missing
+  ClassSet classes;                 // names and colours alone; empty where the folder does not tell
+  std::vector<double> label_share;  // [K] of the labelled training pixels; empty where the folder does not tell
+  std::optional<Config> config;     // nothing where config.yaml is missing or was written by another version
+  std::string environment;          // environment.json as it is; "" where it is missing
   std::optional<RunStatus> status;
   std::vector<std::string> notes;  // what the reader should know, such as why there is no config
 };

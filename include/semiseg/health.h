@@ -20,6 +20,8 @@ struct HealthContext {
   const Config* config = nullptr;
   // Whether the records hold all alarms of their epochs, as those of semiseg's own runs do; diagnose() looks for them else.
   bool alarms_are_recorded = false;
+  // Whether an epoch 0 is the first of all, as other programs count, instead of the scores before training.
+  bool counts_from_zero = false;
 };
 
 // The alarms of the newest epoch, history.back(), in the order of their weight; each lasts as long as its cause does. The
@@ -28,16 +30,19 @@ struct HealthContext {
 //   miou_falls          mIoU falls while pixel accuracy rises: over three evaluated epochs in a row (at once where it is a
 //                       sixth), as means of three against the best three before, or in each of three epochs below the scores
 //                       before training. It must be clear: 3 % of it, half a point, 2.5 times the usual step from epoch to
-//                       epoch (but against the scores before training). Lasts until half of the fall is regained, or pixel
-//                       accuracy is back, too.
+//                       epoch, more in long runs (but against the scores before training). Lasts until half of the fall is
+//                       regained, or pixel accuracy is back, too.
+//   scores_fall         mIoU falls and pixel accuracy does not rise: means of three by a tenth and two points against the best
+//                       three before, more than noise, or two epochs in a row below six tenths of the best
 //   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on, and on twice as many, or
 //                       leaves the others half of theirs; in the first two evaluated epochs only if that was not so before
-//   class_vanished      a class with labelled validation pixels is predicted on less than 1 % of as many; in the first four
-//                       evaluated epochs only if it was predicted before
+//   class_vanished      a class with a hundred labelled validation pixels or more is predicted on less than 1 % of as many; in
+//                       the first four evaluated epochs only if it was predicted before
 //   pseudo_vanished     the same of accepted pseudo-labels against the labelled pixels' share
 //   acceptance_stuck    more than 99.5 % or less than .5 % of the pseudo-labels are accepted, three epochs in a row, though a
 //                       threshold should select
 //   no_labelled_pixel   a class has no labelled pixel to learn from (first epoch only)
+// Nothing is said of single classes in the first 50 updates from random weights.
 std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const HealthContext& context);
 
 // Whether an alarm of history.back() is not the one, of the same kind and classes, that the epoch before gave (for alarms on
@@ -61,7 +66,7 @@ struct Setting {
 // Why mIoU moved as it did.
 struct Diagnosis {
   std::vector<Alarm>
-      findings;  // in reading order; `kind` is an alarm's, or movement, reason, classes, confusion, shares, pseudo
+      findings;  // in reading order; `kind` is an alarm's, or movement, mapping, reason, classes, confusion, shares, pseudo
   std::vector<Setting> settings;
 };
 

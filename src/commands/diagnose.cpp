@@ -1,12 +1,15 @@
 // diagnose: says in plain words why mIoU moved as it did, for a run of semiseg or of any other program.
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
 #include "evidence/evidence.h"
+#include "host.h"
 #include "output_files.h"
+#include "reports/run_view.h"
 #include "run_record.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
@@ -18,9 +21,31 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// What is to be known of a run that is not done.
+std::string unfinished(const RunRecord& run) {
+  if (!run.status || run.status->state == "done") return "";
+  const RunStatus& status = *run.status;
+  std::string text = str("epoch ", run.history.back().epoch);
+  if (status.total_epochs) text += str(" of ", *status.total_epochs);
+  if (status.state == "failed" || status.state == "stopped")
+    return str("this run ", status.state == "failed" ? "failed" : "was stopped", " after ", text, ": ", status.message);
+  const Life life = life_of(status, std::time(nullptr), host_name(), process_exists(status.pid));
+  if (life == Life::kGone) return "this run was killed after " + text + "; `semiseg train --resume` goes on with it";
+  return (life == Life::kSilent ? "this run has given no sign of life for a while, after "
+                                : "this run is still training, after ") +
+         text;
+}
+
 Evidence evidence_of(RunRecord run, std::vector<std::string> class_names) {
-  return {std::move(run.history), class_names.empty() ? std::move(run.classes.names) : std::move(class_names),
-          std::move(run.config), /*alarms_are_recorded=*/true, std::move(run.notes)};
+  if (const std::string note = unfinished(run); !note.empty()) run.notes.push_back(note);
+  Evidence evidence;
+  evidence.history = std::move(run.history);
+  evidence.class_names = class_names.empty() ? std::move(run.classes.names) : std::move(class_names);
+  evidence.label_share = std::move(run.label_share);
+  evidence.config = std::move(run.config);
+  evidence.alarms_are_recorded = true;
+  evidence.notes = std::move(run.notes);
+  return evidence;
 }
 
 // Paragraphs of a width that is read at ease; a paragraph's further lines are indented.
@@ -71,7 +96,7 @@ void print(const Evidence& evidence, const Diagnosis& diagnosis) {
   std::printf("\n");
   for (const Alarm& finding : diagnosis.findings) print_wrapped(finding.message, "- ", "  ");
   if (diagnosis.settings.empty()) {
-    std::printf("\nNothing needs to be set.\n");
+    std::printf("\nNo setting needs to change.\n");
     return;
   }
   std::printf("\nWhat to set, the most fitting first, one at a time:\n");
@@ -114,14 +139,16 @@ Evidence gather(const Arguments& arguments) {
 }
 
 int run(const Arguments& arguments) {
-  if (arguments.has("json")) require_writable(arguments.get("json"));
+  if (arguments.has("json")) require_report(arguments.get("json"), ReportKind::kJson);
   const Evidence evidence = gather(arguments);
   if (std::none_of(evidence.history.begin(), evidence.history.end(), [](const EpochRecord& r) { return r.val.has_value(); }))
     throw Error(ErrorKind::kData, "no epoch of this run was evaluated yet", arguments.positional.at(0), "see eval.every");
   HealthContext context;
   context.class_names = evidence.class_names;
   if (evidence.config) context.config = &*evidence.config;
+  context.label_share = evidence.label_share;
   context.alarms_are_recorded = evidence.alarms_are_recorded;
+  context.counts_from_zero = evidence.counts_from_zero;
   const Diagnosis diagnosis = diagnose(evidence.history, context);
   print(evidence, diagnosis);
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(evidence, diagnosis));
@@ -134,13 +161,17 @@ const bool kRegistered = add_command({
     .summary = "says why mIoU moved as it did, and what to set",
     .details = R"(RUN is a run folder of semiseg, finished or not. Runs of other programs:
 
-FILE.csv of scores, a line per epoch, columns in any order, as fractions or percent; loss may be left out:
-  epoch,miou,mean_class_accuracy,pixel_accuracy,loss
-  1,0.2459,0.3714,0.8059,3.078
+FILE.csv of scores, a line per epoch, columns in any order, as fractions or percent:
+  epoch,miou,mean_class_accuracy,pixel_accuracy,loss,iou/road,iou/pole
+  1,0.2459,0.3714,0.8059,3.078,0.9310,0.0712
+  miou and pixel_accuracy must be there; usual other names (mIoU, mAcc, aAcc, val/mean_iou, IoU_road, road/iou) are known too.
+  Of a class there may also be class_accuracy/NAME, label_share/NAME and prediction_share/NAME. A step column does for epoch.
 
 FILE.csv of confusion matrices, in pixels, rows are labels, columns predictions, one of:
-  K lines of K numbers per epoch, the next epoch below or after a blank line; a first line may name the classes
+  K lines of K numbers per epoch, the next epoch below or after a blank line; a first line may name the classes, or a first
+  line and a first column, as pandas writes them; brackets, as numpy and JSON write them, do not matter
   the same with the epoch's number in front of each line; a first line is then epoch,NAME,NAME,...
+  K x K numbers in one line per epoch
   epoch,label,prediction,count as the first line, then a line per cell; classes are numbers from 0 or names
 
 Folders of label PNGs, paired by file name; endings such as _gtFine_labelTrainIds, _leftImg8bit or _pred do not matter. Without
@@ -152,7 +183,8 @@ examples:
   semiseg diagnose --labels gtFine/val --predictions out --classes cityscapes --json diagnosis.json)",
     .flags = {{"labels", "DIR", "label PNGs: class ids, or the colours that the file of --classes gives"},
               {"predictions", "DIR", "prediction PNGs of the same images"},
-              {"classes", "PRESET|FILE", "names of the classes, and their values in label PNGs"},
+              {"classes", "PRESET|FILE",
+               "names of the classes, and their values in label PNGs; names in a CSV are found by them"},
               {"json", "FILE", "write the findings as JSON"}},
     .min_positional = 0,
     .max_positional = 1,

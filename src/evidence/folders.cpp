@@ -18,6 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int64_t kCityscapesLabelIds = 34;
+
 struct LabelFile {
   std::string path, relative, stem, core;  // core: the stem without what data sets and programs append
 };
@@ -40,23 +42,29 @@ std::string core_of(std::string stem) {
 std::vector<LabelFile> label_files(const std::string& dir, const std::string& flag) {
   if (!fs::is_directory(dir)) throw Error(ErrorKind::kConfig, "\"" + dir + "\" is no folder", flag);
   std::vector<LabelFile> files;
+  int64_t jpegs = 0;
   for (const auto& entry : fs::recursive_directory_iterator(dir)) {
     const std::string extension = entry.path().extension().string(), stem = entry.path().stem().string();
+    jpegs += extension == ".jpg" || extension == ".jpeg" || extension == ".JPG";
     if (!entry.is_regular_file() || (extension != ".png" && extension != ".bmp" && extension != ".tif" && extension != ".tiff"))
       continue;
     if (stem.ends_with("_color") || stem.ends_with("_instanceIds") || stem.ends_with("_overlay")) continue;  // pictures
     files.push_back({entry.path().string(), fs::relative(entry.path(), dir).replace_extension().string(), stem, core_of(stem)});
   }
   std::sort(files.begin(), files.end(), [](const LabelFile& a, const LabelFile& b) { return a.path < b.path; });
-  // Cityscapes keeps both kinds of ids side by side: the train ids are meant.
+  // Cityscapes keeps both kinds of ids side by side: the train ids are meant. Some programs put the image beside its
+  // prediction.
   const auto is_double = [&](const LabelFile& file) {
-    return file.stem.ends_with("_labelIds") && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
-             return other.core == file.core && other.stem.ends_with("_labelTrainIds");
+    const bool ids = file.stem.ends_with("_labelIds"), image = file.stem.ends_with("_leftImg8bit");
+    return (ids || image) && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
+             return other.core == file.core && (ids ? other.stem.ends_with("_labelTrainIds") : other.stem != file.stem);
            });
   };
   std::vector<LabelFile> kept;
   std::copy_if(files.begin(), files.end(), std::back_inserter(kept), [&](const LabelFile& file) { return !is_double(file); });
-  if (kept.empty()) throw Error(ErrorKind::kData, "there is no label file (PNG)", dir);
+  if (kept.empty())
+    throw Error(ErrorKind::kData, "there is no label file (PNG)", dir,
+                jpegs > 0 ? str("it holds ", jpegs, " JPEGs, which do not keep class ids: write predictions as PNG") : "");
   return kept;
 }
 
@@ -108,15 +116,32 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
     colours = load_colours(classes_name);
   }
   const auto read = [&](const LabelFile& file) {
+    Tensor values_HW;
     if (is_colour_label(file.path)) {
-      if (colours.empty())
+      const Tensor image_HWC = read_image(file.path);
+      // Ids, written three times?
+      const bool grey =
+          image_HWC.select(2, 0).equal(image_HWC.select(2, 1)) && image_HWC.select(2, 0).equal(image_HWC.select(2, 2));
+      if (colours.empty() && !grey)
         throw Error(ErrorKind::kData, "a label in colours", file.path,
                     "give the file that says which class has which colour: --classes FILE");
-      return map_colours(read_image(file.path), colours, file.path);
+      try {
+        if (!colours.empty()) return map_colours(image_HWC, colours, file.path);
+      } catch (const Error&) {
+        if (!grey) throw;
+      }
+      values_HW = image_HWC.select(2, 0).contiguous();
+    } else {
+      values_HW = read_label_values(file.path);
     }
-    const Tensor values_HW = read_label_values(file.path);
     if (!classes) return values_HW;
     const bool label_ids = file.stem.ends_with("_labelIds") && !classes->label_ids.empty();
+    if (!label_ids && !classes->label_ids.empty()) {
+      const auto most = values_HW.masked_fill(values_HW == kIgnore, 0).max().item<int64_t>();
+      if (most >= classes->size() && most < kCityscapesLabelIds)
+        throw Error(ErrorKind::kData, str("label value ", most, " is no train id"), file.path,
+                    "Cityscapes' label ids are read from files whose names end in _labelIds");
+    }
     return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
   };
 
@@ -148,10 +173,15 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
   record.val = scores_of(counts_KK);
   evidence.history = {record};
   if (classes) evidence.class_names = classes->names;
-  evidence.notes.push_back(str(pairs.size(), " pairs of labels and predictions"));
+  const auto counted = [](size_t count, const std::string& one, const std::string& many) {
+    return str(count, " ", count == 1 ? one : many);
+  };
+  evidence.notes.push_back(counted(pairs.size(), "pair", "pairs") + " of labels and predictions");
   if (!unpaired.empty())
-    evidence.notes.push_back(str(unpaired.size(), " predictions have no label, such as ", unpaired.front()));
-  if (labels.size() > pairs.size()) evidence.notes.push_back(str(labels.size() - pairs.size(), " labels have no prediction"));
+    evidence.notes.push_back(counted(unpaired.size(), "prediction has", "predictions have") + " no label, such as " +
+                             unpaired.front());
+  if (labels.size() > pairs.size())
+    evidence.notes.push_back(counted(labels.size() - pairs.size(), "label has", "labels have") + " no prediction");
   if (unpredicted > 0)
     evidence.notes.push_back(str(unpredicted, " labelled pixels are 255 in the predictions and not counted"));
   return evidence;

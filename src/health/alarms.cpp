@@ -3,6 +3,7 @@
 #include <functional>
 #include <optional>
 
+#include "health/mapping.h"
 #include "health/movement.h"
 #include "health/settings.h"
 #include "health/words.h"
@@ -14,7 +15,10 @@ namespace {
 
 // class_vanished, pseudo_vanished: predicted share by labelled share
 constexpr double kVanished = 0.01;
-constexpr size_t kVanishedGrace = 4;  // epochs
+constexpr size_t kVanishedGrace = 4;      // epochs
+constexpr int64_t kUpdatesOfChance = 50;  // from random weights: what is predicted is no sign of anything
+// scores_fall
+constexpr double kDeclines = 0.1, kLeastDecline = 0.02, kCollapsed = 0.6;
 // class_takes_over
 constexpr double kTakesOver = 0.2;
 constexpr size_t kTakesOverGrace = 2;
@@ -22,18 +26,27 @@ constexpr size_t kTakesOverGrace = 2;
 constexpr double kNearlyNone = 0.005, kNearlyAll = 0.995;
 constexpr size_t kStuckEpochs = 3;
 
+// Whether single classes can tell nothing yet.
+bool is_too_early(const std::vector<EpochRecord>& history, const HealthContext& context) {
+  const int64_t step = history.back().step;  // 0 where it is not known
+  const EpochRecord& first = history.front();
+  const bool began_trained = is_start(first, context) && first.val && first.val->miou >= 0.2;
+  return step > 0 && step < kUpdatesOfChance && !began_trained;
+}
+
 std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const HealthContext& context) {
   if (!history.back().val) return std::nullopt;
   const Epochs epochs = evaluated(history);
-  const auto begin = fall_begin(epochs);
+  const auto begin = fall_begin(epochs, context);
   if (!begin) return std::nullopt;
   const EpochRecord &from = *epochs[*begin], &to = history.back();
-  const auto iou = iou_changes(from, to), shares = share_changes(from, to);
+  const auto iou = iou_changes(from, to, epochs), shares = share_changes(from, to);
   const auto losing = notable(iou, /*falling=*/true, kMostClasses), growing = notable(shares, /*falling=*/false, 3);
 
-  std::string text = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from), ") to ", percent(to.val->miou), " (",
-                         time_of(to), ") while pixel accuracy rose from ", percent(from.val->pixel_accuracy), " to ",
-                         percent(to.val->pixel_accuracy), ": frequent classes gain what rare ones lose");
+  std::string text =
+      str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ", percent(to.val->miou), " (",
+          time_of(to, context), ") while pixel accuracy rose from ", percent(from.val->pixel_accuracy), " to ",
+          percent(to.val->pixel_accuracy), ": frequent classes gain what rare ones lose");
   std::vector<std::string> parts;
   for (const Change& change : iou)
     if (std::find(losing.begin(), losing.end(), change.c) != losing.end())
@@ -48,6 +61,35 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
   return Alarm{"miou_falls", text + advice(settings_against_starving(history, losing, context)), names_of(context, losing)};
 }
 
+std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const HealthContext& context) {
+  if (!history.back().val) return std::nullopt;
+  const Epochs epochs = evaluated(history);
+  const size_t t = epochs.size() - 1;
+  if (t < 2 || fall_begin(epochs, context)) return std::nullopt;  // or miou_falls says more
+  const auto three = [&](size_t end) { return (miou(epochs[end - 2]) + miou(epochs[end - 1]) + miou(epochs[end])) / 3; };
+  size_t best = 0;
+  for (size_t i = 1; i + 1 < t; ++i)
+    if (miou(epochs[i]) > miou(epochs[best])) best = i;
+  const double peak = miou(epochs[best]);
+  bool falls = peak >= kDeclines && std::max(miou(epochs[t]), miou(epochs[t - 1])) < kCollapsed * peak;
+  if (t >= 5 && !falls) {
+    double most = 0;
+    for (size_t end = 2; end + 3 <= t; ++end) most = std::max(most, three(end));
+    const double lost = most - three(t);
+    falls = lost >= std::max(kLeastDecline, kDeclines * most) && lost >= noise(epochs, t);
+  }
+  if (!falls) return std::nullopt;
+  const EpochRecord &from = *epochs[best], &to = history.back();
+  const bool learns = from.loss > to.loss && to.loss > 0;
+  return Alarm{
+      "scores_fall",
+      str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ", percent(to.val->miou), " (",
+          time_of(to, context), "), pixel accuracy from ", percent(from.val->pixel_accuracy), " to ",
+          percent(to.val->pixel_accuracy), ": the network gets worse as a whole",
+          learns ? str(", though the loss falls (", format("%.3f", from.loss), " to ", format("%.3f", to.loss), ")") : "",
+          advice(settings_against_decline(learns, from, context)))};
+}
+
 bool takes_over(const Scores& s, size_t c) {
   const double predicted = s.prediction_share[c], labelled = s.label_share[c];
   return predicted - labelled > kTakesOver && (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
@@ -55,7 +97,7 @@ bool takes_over(const Scores& s, size_t c) {
 
 std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, const HealthContext& context) {
   const EpochRecord& now = history.back();
-  if (!has_shares(now)) return std::nullopt;
+  if (!has_shares(now) || is_too_early(history, context)) return std::nullopt;
   const Epochs epochs = evaluated(history);
   const Scores& s = *now.val;
   std::vector<size_t> taking, starving;
@@ -104,7 +146,7 @@ Vanished vanished(const std::vector<EpochRecord>& history, const std::vector<dou
   Vanished result;
   const std::vector<double>& now = *share_of(history.back());
   size_t epochs = 0;
-  for (const EpochRecord& record : history) epochs += record.epoch > 0 && share_of(record) != nullptr;
+  for (const EpochRecord& record : history) epochs += !is_start(record, context) && share_of(record) != nullptr;
   for (size_t c = 0; c < std::min(now.size(), wanted.size()); ++c) {
     const bool can_be_learned = context.label_share.empty() || share_or_zero(context.label_share, c) > 0;
     if (wanted[c] <= 0 || !can_be_learned || now[c] >= kVanished * wanted[c]) continue;
@@ -115,9 +157,10 @@ Vanished vanished(const std::vector<EpochRecord>& history, const std::vector<dou
     if (before == history.rend() && epochs <= kVanishedGrace) continue;
     result.classes.push_back(c);
     result.parts.push_back(str(name_of(context, c), " (labelled ", percent(wanted[c]), ", ", what, " ", percent(now[c]), ", ",
-                               before == history.rend() ? std::string("never more")
-                                                        : str("was ", percent((*share_of(*before))[c]),
-                                                              before->epoch == 0 ? " " : " in ", time_of(*before))));
+                               before == history.rend()
+                                   ? std::string("never higher")
+                                   : str("was ", percent((*share_of(*before))[c]), is_start(*before, context) ? " " : " in ",
+                                         time_of(*before, context))));
   }
   return result;
 }
@@ -132,9 +175,13 @@ Alarm alarm_of(const char* kind, const char* never, const Vanished& gone, const 
 }
 
 std::optional<Alarm> class_vanished(const std::vector<EpochRecord>& history, const HealthContext& context) {
-  if (!has_shares(history.back())) return std::nullopt;
+  if (!has_shares(history.back()) || is_too_early(history, context)) return std::nullopt;
   const auto share_of = [](const EpochRecord& e) { return has_shares(e) ? &e.val->prediction_share : nullptr; };
-  Vanished gone = vanished(history, history.back().val->label_share, "predicted", share_of, context);
+  std::vector<double> wanted = history.back().val->label_share;
+  for (size_t c = 0; c < wanted.size(); ++c)
+    if (has_few_pixels(*history.back().val, c)) wanted[c] = 0;
+  for (const size_t c : counted_voids(*history.back().val, context)) wanted[c] = 0;
+  Vanished gone = vanished(history, wanted, "predicted", share_of, context);
   if (gone.classes.empty()) return std::nullopt;
   for (std::string& part : gone.parts) part += ")";
   return alarm_of("class_vanished", "predicted", gone, history, context);
@@ -149,7 +196,7 @@ std::optional<Alarm> pseudo_vanished(const std::vector<EpochRecord>& history, co
   const auto share_of = [&](const EpochRecord& e) {
     return is_teaching(e, context) && e.pseudo->accepted > 0 ? &e.pseudo->share : nullptr;
   };
-  if (!share_of(history.back())) return std::nullopt;
+  if (!share_of(history.back()) || is_too_early(history, context)) return std::nullopt;
   Vanished gone = vanished(history, reference_share(history, context), "pseudo-labels", share_of, context);
   if (gone.classes.empty()) return std::nullopt;
   const auto& accepted = history.back().pseudo->accepted_by_class;
@@ -223,7 +270,7 @@ std::optional<Alarm> no_labelled_pixel(const std::vector<EpochRecord>& history, 
 }
 
 bool is_on_scores(const std::string& kind) {
-  return kind == "miou_falls" || kind == "class_takes_over" || kind == "class_vanished";
+  return kind == "miou_falls" || kind == "scores_fall" || kind == "class_takes_over" || kind == "class_vanished";
 }
 
 }  // namespace
@@ -231,7 +278,8 @@ bool is_on_scores(const std::string& kind) {
 std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const HealthContext& context) {
   std::vector<Alarm> alarms;
   if (history.empty()) return alarms;
-  for (const auto find : {miou_falls, class_takes_over, class_vanished, pseudo_vanished, acceptance_stuck, no_labelled_pixel})
+  for (const auto find :
+       {miou_falls, scores_fall, class_takes_over, class_vanished, pseudo_vanished, acceptance_stuck, no_labelled_pixel})
     if (const auto alarm = find(history, context)) alarms.push_back(*alarm);
   return alarms;
 }

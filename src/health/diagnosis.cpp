@@ -3,6 +3,7 @@
 #include <numeric>
 #include <optional>
 
+#include "health/mapping.h"
 #include "health/movement.h"
 #include "health/settings.h"
 #include "health/words.h"
@@ -12,47 +13,87 @@
 namespace semiseg {
 namespace {
 
-enum class Movement { kNone, kContrary, kBothFall, kFalls, kRises, kRisesAtThePriceOfAccuracy, kFlat };
+enum class Movement {
+  kNone,          // one set of scores
+  kStarves,       // mIoU falls, pixel accuracy rises
+  kOvercorrects,  // mIoU falls, mean class accuracy rises: rare classes are called where they are not
+  kCountsOthers,  // mIoU falls by classes that were in no mean before
+  kForgets,       // all scores fall, the training loss too
+  kWorsens,       // all scores fall
+  kFalls,         // mIoU alone
+  kRises,
+  kRisesAtThePriceOfAccuracy,
+  kFlat
+};
 
 class Diagnostician {
  public:
   Diagnostician(const std::vector<EpochRecord>& history, const HealthContext& context)
       : history_(history), context_(context), epochs_(evaluated(history)) {
-    const auto best = std::max_element(epochs_.begin(), epochs_.end(),
-                                       [](const EpochRecord* a, const EpochRecord* b) { return miou(a) < miou(b); });
     to_ = epochs_.back();
     from_ = epochs_.front();
-    if (miou(*best) - miou(to_) >= clear_fall(miou(*best))) from_ = *best;
-    movement_ = movement();
-    iou_ = iou_changes(*from_, *to_);
+    const auto peak = epochs_.size() > 1 ? peak_before_fall(epochs_, context_) : std::nullopt;
+    if (peak) from_ = epochs_[*peak];
+    movement_ = movement(/*falls=*/peak.has_value());
+    iou_ = iou_changes(*from_, *to_, epochs_);
+    mix_up_ = find_mix_up(*to_->val, context_);
   }
 
   Diagnosis run() {
     say_movement();
-    say_reason();
+    if (mix_up_) say("mapping", mix_up_->text, mix_up_->classes);
+    say_voids();
+    if (!mix_up_) say_reason();
     say_classes();
     say_confusion();
     say_shares();
     say_pseudo();
-    say_alarms();
+    if (!mix_up_) say_alarms();
     choose_settings();
+    if (!voids_.empty())
+      result_.settings.insert(result_.settings.begin(), {"data.classes", value_now(context_, "data.classes"),
+                                                         "without " + list_of(names_of(context_, voids_)) +
+                                                             ", whose label value goes under ignore in the class file"});
     return std::move(result_);
   }
 
  private:
-  Movement movement() const {
+  Movement movement(bool falls) const {
     if (epochs_.size() == 1) return Movement::kNone;
     const double by = miou(to_) - miou(from_), accuracy_by = accuracy(to_) - accuracy(from_);
-    if (by <= -clear_fall(miou(from_)))
-      return accuracy_by >= kLeastRise    ? Movement::kContrary
-             : accuracy_by <= -kLeastRise ? Movement::kBothFall
-                                          : Movement::kFalls;
-    if (by < clear_fall(miou(from_))) return Movement::kFlat;
-    return accuracy_by <= -kLeastRise ? Movement::kRisesAtThePriceOfAccuracy : Movement::kRises;
+    const double least = clear_rise(accuracy(from_));
+    if (!falls) {
+      if (by < clear_fall(miou(from_))) return Movement::kFlat;
+      return accuracy_by <= -least ? Movement::kRisesAtThePriceOfAccuracy : Movement::kRises;
+    }
+    if (!newly_counted().empty() && common_fall() < clear_fall(miou(from_))) return Movement::kCountsOthers;
+    if (to_->val->mean_class_accuracy - from_->val->mean_class_accuracy >= least) return Movement::kOvercorrects;
+    if (accuracy_by >= least) return Movement::kStarves;
+    if (accuracy_by > -least) return Movement::kFalls;
+    return from_->loss > to_->loss && to_->loss > 0 ? Movement::kForgets : Movement::kWorsens;
   }
 
   bool falls() const {
-    return movement_ == Movement::kContrary || movement_ == Movement::kBothFall || movement_ == Movement::kFalls;
+    return movement_ != Movement::kNone && movement_ != Movement::kRises && movement_ != Movement::kFlat &&
+           movement_ != Movement::kRisesAtThePriceOfAccuracy;
+  }
+
+  // Classes that are in the mean of the newest epoch, but were in that of the other one not: without labelled pixels, they
+  // count from the first pixel that is predicted as them.
+  std::vector<size_t> newly_counted() const {
+    std::vector<size_t> classes;
+    const auto &before = from_->val->iou, &now = to_->val->iou;
+    for (size_t c = 0; c < std::min(before.size(), now.size()); ++c)
+      if (!before[c] && now[c]) classes.push_back(c);
+    return classes;
+  }
+
+  // By how much the mean IoU fell of the classes that both epochs have.
+  double common_fall() const {
+    double sum = 0;
+    const auto changes = iou_changes(*from_, *to_, epochs_);
+    for (const Change& change : changes) sum -= change.by();
+    return changes.empty() ? miou(from_) - miou(to_) : sum / static_cast<double>(changes.size());
   }
 
   // By how much mIoU rose in the last third of the evaluated epochs, and how many those are; nothing where the newest is not
@@ -83,11 +124,12 @@ class Diagnostician {
       return say("movement",
                  str("mIoU is ", percent(b.miou), ", mean class accuracy ", percent(b.mean_class_accuracy), ", pixel accuracy ",
                      percent(b.pixel_accuracy), "; with one set of scores there is no movement to explain"));
-    const bool contrary = movement_ == Movement::kContrary || movement_ == Movement::kRisesAtThePriceOfAccuracy;
-    std::string text =
-        str("from ", time_of(*from_), falls() ? ", the best," : "", " to ", time_of(*to_), " ", moved("mIoU", a.miou, b.miou),
-            contrary ? " while " : ", ", moved("pixel accuracy", a.pixel_accuracy, b.pixel_accuracy), "; ",
-            moved("mean class accuracy", a.mean_class_accuracy, b.mean_class_accuracy));
+    const bool contrary = (miou(to_) - miou(from_)) * (accuracy(to_) - accuracy(from_)) < 0;
+    std::string text = str("from ", time_of(*from_, context_), falls() ? ", the best," : "", " to ", time_of(*to_, context_),
+                           " ", moved("mIoU", a.miou, b.miou), contrary ? " while " : ", ",
+                           moved("pixel accuracy", a.pixel_accuracy, b.pixel_accuracy));
+    if (!std::isnan(b.mean_class_accuracy))
+      text += "; " + moved("mean class accuracy", a.mean_class_accuracy, b.mean_class_accuracy);
     if (from_->loss > 0 && to_->loss > 0)
       text += str("; the training loss goes from ", format("%.3f", from_->loss), " to ", format("%.3f", to_->loss));
     say("movement", text);
@@ -96,7 +138,7 @@ class Diagnostician {
   void say_reason() {
     const Scores &a = *from_->val, &b = *to_->val;
     switch (movement_) {
-      case Movement::kContrary: {
+      case Movement::kStarves: {
         std::string text =
             "pixel accuracy weighs every pixel alike, so the frequent classes make it; mIoU and mean class accuracy weigh "
             "every class alike, so a rare class counts as much as a frequent one. The frequent classes improve, which lifts "
@@ -106,20 +148,52 @@ class Diagnostician {
             points(a.miou - b.miou);
         if (b.mean_class_accuracy < a.mean_class_accuracy) {
           const double lost = a.mean_class_accuracy - b.mean_class_accuracy;
-          const size_t K = std::max(context_.class_names.size(), b.iou.size());
-          text += str(". The ", points(lost), " of mean class accuracy that are lost are as much as ",
-                      format("%.1f", lost * (K > 0 ? static_cast<double>(K) : 19)), " of ", K > 0 ? K : 19,
-                      K > 0 ? " classes" : " classes (as many as Cityscapes has)", " no longer recognised at all");
+          text += str(". The ", points(lost), " of mean class accuracy that are lost are as much as ");
+          if (const size_t K = std::max(context_.class_names.size(), b.iou.size()); K > 0)
+            text += str(format("%.1f", lost * static_cast<double>(K)), " of ", K, " classes no longer recognised at all");
+          else
+            text += str("one class in ", format("%.0f", 1 / lost), " no longer recognised at all");
         }
         if (from_->loss > to_->loss && to_->loss > 0)
           text += ". The loss falls, so training works: it, too, is a mean over pixels and asks for nothing else";
         if (b.iou.empty())
           text +=
-              ". Which classes they are, these four numbers cannot tell: give confusion matrices, or --labels and "
-              "--predictions";
+              ". Which classes they are, these numbers cannot tell: give a column iou/NAME for each class, confusion matrices, "
+              "or "
+              "--labels and --predictions";
         return say("reason", text);
       }
-      case Movement::kBothFall:
+      case Movement::kOvercorrects:
+        return say("reason",
+                   str("mIoU falls by ", points(a.miou - b.miou), " although mean class accuracy rises by ",
+                       points(b.mean_class_accuracy - a.mean_class_accuracy),
+                       ": more of the rare classes' pixels are found, but they are called where they are not, too, which IoU "
+                       "counts and class accuracy does not. What favours rare classes is too strong: class weights, logit "
+                       "adjustment, rare class sampling, or pseudo-labels that carry their bias on"));
+      case Movement::kCountsOthers: {
+        const auto classes = newly_counted();
+        std::vector<std::string> parts;
+        for (const size_t c : classes)
+          parts.push_back(
+              str(name_of(context_, c),
+                  has_shares(*to_) ? " (predicted on " + percent(to_->val->prediction_share[c]) + " of the pixels)" : ""));
+        return say(
+            "reason",
+            str("the classes that both epochs count hardly move (", signed_points(-common_fall()),
+                " points); mIoU falls because ", list_of(parts), classes.size() == 1 ? " counts" : " count",
+                " now: a class without labelled pixels is in no mean until a pixel is predicted as it, and then with an IoU "
+                "of 0. Add validation images that hold it, or leave it out of the classes"),
+            classes);
+      }
+      case Movement::kForgets:
+        return say(
+            "reason",
+            str("all scores fall while the training loss falls from ", format("%.3f", from_->loss), " to ",
+                format("%.3f", to_->loss),
+                ": the network learns what it is shown and gets worse at what it is not: it learns the labelled images by "
+                "heart (over-fitting: few images, many epochs), or wrong pseudo-labels that feed themselves, or training "
+                "labels that differ from those of validation"));
+      case Movement::kWorsens:
         return say("reason",
                    "mIoU and pixel accuracy fall together: this is not rare classes losing to frequent ones, but a network "
                    "that gets worse: wrong pseudo-labels that feed themselves, a learning rate that is too high, or labels "
@@ -135,10 +209,12 @@ class Diagnostician {
         if (const auto rise = late_rise())
           return say("reason", str("mIoU still rises at the end, by ", points(rise->second), " in the last ",
                                    rise->first == 1 ? "evaluated epoch" : str(rise->first, " evaluated epochs"),
-                                   ": train longer first (`semiseg train --resume RUN --extend EPOCHS`)"));
+                                   ": train longer before anything else",
+                                   context_.config ? " (`semiseg train --resume RUN --extend EPOCHS`)" : ""));
         return say("reason", "mIoU rises: nothing is wrong with its direction");
       case Movement::kFlat:
-        return say("reason", "mIoU moves by less than what would be clear (3 % of it, half a point)");
+        return say("reason", str("mIoU moves by less than what would be clear (3 % of it, half a point",
+                                 epochs_.size() > 3 ? ", and more than its ups and downs from epoch to epoch" : "", ")"));
       case Movement::kNone:
         if (b.pixel_accuracy - b.miou > 0.3)
           say("reason", str("pixel accuracy is ", points(b.pixel_accuracy - b.miou),
@@ -151,10 +227,12 @@ class Diagnostician {
   void say_classes() {
     if (!has_classes(*to_)) return;
     if (movement_ == Movement::kNone) {
-      for (const size_t c : worst()) losing_.push_back(c);
+      const auto lowest = worst();
       std::vector<std::string> parts;
-      for (const size_t c : losing_) parts.push_back(str(name_of(context_, c), " ", percent(to_->val->iou[c])));
-      if (!parts.empty()) say("classes", "lowest IoU: " + list_of(parts), losing_);
+      for (const size_t c : lowest) parts.push_back(str(name_of(context_, c), " ", percent(to_->val->iou[c])));
+      if (!parts.empty()) say("classes", "lowest IoU: " + list_of(parts), lowest);
+      for (const size_t c : lowest)
+        if (is_missed(c)) losing_.push_back(c);
       return;
     }
     losing_ = notable(iou_, /*falling=*/true, kMostClasses);
@@ -177,7 +255,7 @@ class Diagnostician {
 
   // What single classes contribute: accuracy is the sum of label share x class accuracy, mIoU the mean of IoU.
   void say_parts(const std::vector<size_t>& gaining) {
-    if (movement_ != Movement::kContrary || !has_shares(*to_)) return;
+    if (movement_ != Movement::kStarves || !has_shares(*to_)) return;
     const Scores &a = *from_->val, &b = *to_->val;
     double lifted = 0, lost = 0;
     for (const size_t c : gaining)
@@ -185,12 +263,32 @@ class Diagnostician {
         lifted += b.label_share[c] * (*b.class_accuracy[c] - *a.class_accuracy[c]);
     for (const Change& change : iou_)
       if (std::find(losing_.begin(), losing_.end(), change.c) != losing_.end()) lost += change.by();
-    if (iou_.empty() || losing_.empty() || gaining.empty()) return;
-    say("classes", str(list_of(names_of(context_, gaining)), gaining.size() == 1 ? " brings " : " bring ",
-                       signed_points(lifted), " of the ", signed_points(b.pixel_accuracy - a.pixel_accuracy),
-                       " points of pixel accuracy; ", list_of(names_of(context_, losing_)),
-                       losing_.size() == 1 ? " brings " : " bring ", signed_points(lost / static_cast<double>(iou_.size())),
-                       " of the ", signed_points(b.miou - a.miou), " points of mIoU"));
+    if (iou_.empty() || losing_.empty() || gaining.empty() || b.class_accuracy.empty()) return;
+    say("classes",
+        str(list_of(names_of(context_, gaining)), " alone would move pixel accuracy by ", signed_points(lifted),
+            " points (it moved by ", signed_points(b.pixel_accuracy - a.pixel_accuracy), "), ",
+            list_of(names_of(context_, losing_)), " alone mIoU by ", signed_points(lost / static_cast<double>(iou_.size())),
+            " (it moved by ", signed_points(b.miou - a.miou), ")"));
+  }
+
+  // Whether the only scores that there are show a class to starve: less than half of it is found, and it is predicted less than
+  // it is labelled.
+  bool is_missed(size_t c) const {
+    const Scores& s = *to_->val;
+    if (!has_shares(*to_) || s.class_accuracy.empty() || !s.class_accuracy[c]) return *s.iou[c] < s.miou / 2;
+    return *s.class_accuracy[c] < 0.5 && s.prediction_share[c] < s.label_share[c];
+  }
+
+  void say_voids() {
+    const auto voids = counted_voids(*to_->val, context_);
+    if (voids.empty()) return;
+    double share = 0;
+    for (const size_t c : voids) share += to_->val->label_share[c];
+    voids_ = voids;
+    say("mapping",
+        str(list_of(names_of(context_, voids)), voids.size() == 1 ? " is" : " are", " counted as a class, on ", percent(share),
+            " of the labelled pixels, with an IoU of 0: leave such pixels out (255 in the labels)"),
+        voids);
   }
 
   std::vector<size_t> worst() const {
@@ -224,7 +322,8 @@ class Diagnostician {
       std::string part = str(name_of(context_, c), " is predicted as ", name_of(context_, *other), " in ",
                              format("%.0f %%", 100 * row[*other]), " of its pixels");
       if (const auto before = predicted_as(from_, c); from_ != to_ && *other < before.size())
-        part += format(" (%.0f %% ", 100 * before[*other]) + (from_->epoch == 0 ? "" : "in ") + time_of(*from_) + ")";
+        part += format(" (%.0f %% ", 100 * before[*other]) + (is_start(*from_, context_) ? "" : "in ") +
+                time_of(*from_, context_) + ")";
       parts.push_back(part);
       classes.push_back(*other);
     }
@@ -234,12 +333,18 @@ class Diagnostician {
     say("confusion", list_of(parts), classes);
   }
 
+  // Not without labelled pixels to learn from, nor where it stands for none or has next to none.
+  bool can_be_learned(size_t c) const {
+    const bool labelled = context_.label_share.empty() || share_or_zero(context_.label_share, c) > 0;
+    return labelled && !has_few_pixels(*to_->val, c) && std::find(voids_.begin(), voids_.end(), c) == voids_.end();
+  }
+
   // Classes predicted on less than `least` times as many pixels as they are labelled on.
   std::vector<size_t> under_predicted(double least) const {
     std::vector<size_t> classes;
     if (has_shares(*to_))
       for (size_t c = 0; c < to_->val->label_share.size(); ++c)
-        if (to_->val->prediction_share[c] < least * to_->val->label_share[c]) classes.push_back(c);
+        if (to_->val->prediction_share[c] < least * to_->val->label_share[c] && can_be_learned(c)) classes.push_back(c);
     return classes;
   }
 
@@ -249,7 +354,7 @@ class Diagnostician {
       std::string part = str(name_of(context_, c), " is labelled on ", percent(to_->val->label_share[c]),
                              " of the pixels and predicted on ", percent(to_->val->prediction_share[c]));
       if (from_ != to_ && has_shares(*from_) && c < from_->val->prediction_share.size())
-        part += str(" (", time_of(*from_), ": ", percent(from_->val->prediction_share[c]), ")");
+        part += str(" (", time_of(*from_, context_), ": ", percent(from_->val->prediction_share[c]), ")");
       return part;
     };
     std::vector<size_t> classes;
@@ -277,8 +382,9 @@ class Diagnostician {
     std::vector<std::string> parts;
     for (const size_t c : losing_) {
       if (c >= pseudo.share.size()) continue;
-      std::string part = str(name_of(context_, c), " makes ", percent(pseudo.share[c]), " of them and ",
-                             percent(share_or_zero(reference, c)), " of the labels");
+      std::string part =
+          str(name_of(context_, c), " makes ", percent(pseudo.share[c]), " of them and ", percent(share_or_zero(reference, c)),
+              context_.label_share.empty() ? " of the validation labels" : " of the labels");
       if (c < pseudo.precision.size() && (pseudo.precision[c] || pseudo.recall[c]))
         part += str(" (precision ", percent(pseudo.precision[c]), ", recall ", percent(pseudo.recall[c]), ")");
       parts.push_back(part);
@@ -315,25 +421,43 @@ class Diagnostician {
   }
 
   void choose_settings() {
-    const Config* config = context_.config;
-    if (movement_ == Movement::kBothFall) {
-      if (config)
-        result_.settings.push_back(setting(context_, "optim.lr", number(config->optim.lr / 3), "smaller steps"));
-      else
-        result_.settings.push_back({"optim.lr", "", "a third of the present one"});
-      if (config && may_set(context_, "semi.weight"))
-        result_.settings.push_back(setting(context_, "semi.weight", number(config->semi.weight / 2),
-                                           "pseudo-labels, which may be wrong, then weigh less"));
-      if (config && may_set(context_, "semi.burn_in_epochs"))
-        result_.settings.push_back(setting(context_, "semi.burn_in_epochs", str(config->semi.burn_in_epochs + 5),
-                                           "labels alone teach until the pseudo-labels are worth learning"));
+    std::vector<size_t> losing;
+    for (const size_t c : losing_)
+      if (can_be_learned(c)) losing.push_back(c);
+    if (mix_up_) {
+      result_.settings = {{"data.classes", value_now(context_, "data.classes"),
+                           "the same ids for the same classes on both sides come before anything else"}};
       return;
     }
-    const bool healthy = movement_ == Movement::kRises || movement_ == Movement::kRisesAtThePriceOfAccuracy;
-    const auto starving = healthy || losing_.empty() ? under_predicted(kPresent) : losing_;
-    if (healthy && !alarmed_ && starving.empty()) return;
-    if (movement_ != Movement::kContrary && movement_ != Movement::kFalls && starving.empty() && !alarmed_) return;
-    result_.settings = settings_against_starving(history_, starving, context_);
+    switch (movement_) {
+      case Movement::kStarves:
+      case Movement::kFalls:
+        result_.settings = settings_against_starving(history_, losing.empty() ? under_predicted(kPresent) : losing, context_);
+        return;
+      case Movement::kOvercorrects:
+        result_.settings = settings_against_overcorrection(context_);
+        if (result_.settings.empty()) result_.settings = settings_against_decline(/*learns=*/false, *from_, context_);
+        return;
+      case Movement::kForgets:
+      case Movement::kWorsens:
+        result_.settings = settings_against_decline(movement_ == Movement::kForgets, *from_, context_);
+        return;
+      case Movement::kCountsOthers:
+        return;
+      case Movement::kNone: {
+        // Without single classes the distance between the scores has to tell.
+        const bool apart = !has_classes(*to_) && to_->val->pixel_accuracy - to_->val->miou > 0.3;
+        if (!losing.empty() || alarmed_ || apart) result_.settings = settings_against_starving(history_, losing, context_);
+        return;
+      }
+      case Movement::kRises:
+      case Movement::kRisesAtThePriceOfAccuracy:
+      case Movement::kFlat: {
+        const auto starving = under_predicted(kPresent);
+        if (!starving.empty() || alarmed_) result_.settings = settings_against_starving(history_, starving, context_);
+        return;
+      }
+    }
   }
 
   const std::vector<EpochRecord>& history_;
@@ -341,6 +465,8 @@ class Diagnostician {
   Epochs epochs_;
   const EpochRecord *from_ = nullptr, *to_ = nullptr;
   Movement movement_ = Movement::kNone;
+  std::optional<MixUp> mix_up_;
+  std::vector<size_t> voids_;
   std::vector<Change> iou_;
   std::vector<size_t> losing_;
   bool alarmed_ = false;  // an alarm lasts to the end

@@ -2,29 +2,36 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+
+#include "health/words.h"
 
 namespace semiseg {
 namespace {
 
-// miou_falls
 constexpr double kLeastFall = 0.005, kLeastRelativeFall = 0.03, kSuddenRelativeFall = 0.15, kNoiseFactor = 2.5;
+constexpr double kLeastRise = 0.002, kLeastShareOfErrors = 0.03;
 constexpr size_t kStreak = 3;        // evaluated epochs
 constexpr size_t kNoiseMemory = 20;  // steps from epoch to epoch
-constexpr double kNotable = 0.002;   // change of a share or an IoU that is worth a word
+constexpr double kNotable = 0.005;   // change of a share or an IoU that is worth a word
 
-// The usual step of mIoU from epoch to epoch up to `end`: a median of absolute values; 0 where there are too few to tell.
-double usual_step(const Epochs& epochs, size_t end) {
-  std::vector<double> steps;
-  for (size_t i = end; i > 0 && steps.size() < kNoiseMemory; --i)
-    steps.push_back(std::abs(miou(epochs[i]) - miou(epochs[i - 1])));
+// The usual step of a value from epoch to epoch: a median of absolute values; 0 where there are too few to tell.
+double median_step(std::vector<double> steps) {
   if (steps.size() < 3) return 0;
   std::nth_element(steps.begin(), steps.begin() + static_cast<long>(steps.size() / 2), steps.end());
   return steps[steps.size() / 2];
 }
 
+bool class_accuracy_rises(const EpochRecord* from, const EpochRecord* to) {  // not where it is not known
+  return to->val->mean_class_accuracy - from->val->mean_class_accuracy >= kLeastRise;
+}
+bool class_accuracy_falls(const EpochRecord* from, const EpochRecord* to) {
+  return !(to->val->mean_class_accuracy >= from->val->mean_class_accuracy);
+}
+
 bool is_contrary(const Epochs& epochs, size_t from, size_t to) {
   return miou(epochs[from]) - miou(epochs[to]) >= clear_fall(miou(epochs[from])) &&
-         accuracy(epochs[to]) - accuracy(epochs[from]) >= kLeastRise;
+         accuracy(epochs[to]) - accuracy(epochs[from]) >= clear_rise(accuracy(epochs[from]));
 }
 
 // The beginning of an unbroken fall that ends at `t`.
@@ -33,37 +40,42 @@ std::optional<size_t> streak_begin(const Epochs& epochs, size_t t) {
   while (from > 0 && miou(epochs[from - 1]) > miou(epochs[from])) --from;
   if (from == t || !is_contrary(epochs, from, t)) return std::nullopt;
   const double fall = miou(epochs[from]) - miou(epochs[t]);
-  if (fall < kNoiseFactor * usual_step(epochs, from)) return std::nullopt;
-  const bool class_accuracy_falls = epochs[t]->val->mean_class_accuracy < epochs[from]->val->mean_class_accuracy;
-  const bool lasting = t - from + 1 >= kStreak && class_accuracy_falls;
+  if (fall < noise(epochs, from)) return std::nullopt;
+  const bool lasting = t - from + 1 >= kStreak && class_accuracy_falls(epochs[from], epochs[t]);
   const bool sudden = fall >= kSuddenRelativeFall * miou(epochs[from]) && miou(epochs[from]) >= 0.1;
   return lasting || sudden ? std::optional(from) : std::nullopt;
 }
 
 // The scores before training, where each of the newest three epochs lies below them: a trained network that lost at once what
 // it does not regain.
-std::optional<size_t> start_lost(const Epochs& epochs, size_t t) {
-  if (epochs[0]->epoch != 0 || t < kStreak) return std::nullopt;
+std::optional<size_t> start_lost(const Epochs& epochs, size_t t, const HealthContext& context) {
+  if (!is_start(*epochs[0], context) || t < kStreak) return std::nullopt;
   for (size_t i = t + 1 - kStreak; i <= t; ++i)
-    if (!is_contrary(epochs, 0, i) || epochs[i]->val->mean_class_accuracy >= epochs[0]->val->mean_class_accuracy)
-      return std::nullopt;
+    if (!is_contrary(epochs, 0, i) || !class_accuracy_falls(epochs[0], epochs[i])) return std::nullopt;
   return 0;
 }
 
+double mean_before(const Epochs& epochs, size_t end, size_t count, double (*value)(const EpochRecord*)) {
+  double sum = 0;
+  for (size_t i = end + 1 - count; i <= end; ++i) sum += value(epochs[i]);
+  return sum / static_cast<double>(count);
+}
+
 double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*)) {
-  return (value(epochs[end - 2]) + value(epochs[end - 1]) + value(epochs[end])) / 3;
+  return mean_before(epochs, end, 3, value);
 }
 
 // An early peak, then a decline with ups and downs. `best` is the end of the best three epochs in a row before the newest
 // three.
 std::optional<size_t> decline_begin(const Epochs& epochs, size_t best, size_t t) {
+  const double before = mean_of_three(epochs, best, accuracy);
   const double fall = mean_of_three(epochs, best, miou) - mean_of_three(epochs, t, miou);
-  const double rise = mean_of_three(epochs, t, accuracy) - mean_of_three(epochs, best, accuracy);
+  const double rise = mean_of_three(epochs, t, accuracy) - before;
   size_t peak = best;
   for (size_t i = best - 2; i < best; ++i)
     if (miou(epochs[i]) > miou(epochs[peak])) peak = i;
-  const bool clear = fall >= clear_fall(mean_of_three(epochs, best, miou)) && rise >= kLeastRise &&
-                     fall >= kNoiseFactor * usual_step(epochs, t) && is_contrary(epochs, peak, t);
+  const bool clear = fall >= clear_fall(mean_of_three(epochs, best, miou)) && rise >= clear_rise(before) &&
+                     fall >= noise(epochs, t) && is_contrary(epochs, peak, t) && !class_accuracy_rises(epochs[peak], epochs[t]);
   return clear ? std::optional(peak) : std::nullopt;
 }
 
@@ -76,9 +88,24 @@ Epochs evaluated(const std::vector<EpochRecord>& history) {
   return epochs;
 }
 
-double clear_fall(double from) { return std::max(kLeastFall, kLeastRelativeFall * from); }
+bool has_few_pixels(const Scores& scores, size_t c) {
+  constexpr int64_t kLeastPixels = 100;
+  if (c >= scores.confusion.size()) return false;  // it is not known
+  return std::accumulate(scores.confusion[c].begin(), scores.confusion[c].end(), int64_t{0}) < kLeastPixels;
+}
 
-std::optional<size_t> fall_begin(const Epochs& epochs) {
+double clear_fall(double from) { return std::max(kLeastFall, kLeastRelativeFall * from); }
+double clear_rise(double from) { return std::min(kLeastRise, kLeastShareOfErrors * (1 - from)); }
+
+double noise(const Epochs& epochs, size_t end) {
+  std::vector<double> steps;
+  for (size_t i = end; i > 0 && steps.size() < kNoiseMemory; --i)
+    steps.push_back(std::abs(miou(epochs[i]) - miou(epochs[i - 1])));
+  const double many = std::max(1.0, static_cast<double>(end) / 10);
+  return (kNoiseFactor + 0.8 * std::log(many)) * median_step(std::move(steps));
+}
+
+std::optional<size_t> fall_begin(const Epochs& epochs, const HealthContext& context) {
   std::optional<size_t> peak;
   double deepest = 0;     // fall since the peak
   size_t best = 2;        // end of the best three before the newest three
@@ -95,19 +122,48 @@ std::optional<size_t> fall_begin(const Epochs& epochs) {
     }
     if (peak) continue;
     peak = streak_begin(epochs, t);
-    if (!peak && !regained) peak = start_lost(epochs, t);
+    if (!peak && !regained) peak = start_lost(epochs, t, context);
     if (!peak && t >= 5) peak = decline_begin(epochs, best, t);
     deepest = peak ? miou(epochs[*peak]) - miou(epochs[t]) : 0;
   }
   return peak;
 }
 
-std::vector<Change> iou_changes(const EpochRecord& from, const EpochRecord& to) {
+std::optional<size_t> peak_before_fall(const Epochs& epochs, const HealthContext& context) {
+  constexpr size_t kFew = 6, kLeastWindow = 3, kMostWindow = 10;
+  const size_t count = epochs.size(), t = count - 1;
+  size_t best = 0;
+  for (size_t i = 1; i < count; ++i)
+    if (miou(epochs[i]) > miou(epochs[best])) best = i;
+  const double fall = miou(epochs[best]) - miou(epochs[t]);
+  if (fall < clear_fall(miou(epochs[best]))) return std::nullopt;
+  if (count < kFew) return best;
+  const double usual = noise(epochs, t);
+  if ((fall >= kSuddenRelativeFall * miou(epochs[best]) && fall >= usual) || (usual > 0 && fall >= 2 * usual)) return best;
+  bool unbroken = t - best + 1 >= kStreak;
+  for (size_t i = best; i < t; ++i) unbroken = unbroken && miou(epochs[i + 1]) < miou(epochs[i]);
+  if (unbroken) return best;
+  const size_t window = std::clamp(count / 4, kLeastWindow, kMostWindow);
+  double most = 0;
+  for (size_t end = window - 1; end + window <= t; ++end) most = std::max(most, mean_before(epochs, end, window, miou));
+  const double lost = most - mean_before(epochs, t, window, miou);
+  if ((lost >= clear_fall(most) && lost >= usual) || fall_begin(epochs, context)) return best;
+  return std::nullopt;
+}
+
+std::vector<Change> iou_changes(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs) {
   std::vector<Change> changes;
   if (!has_classes(from) || !has_classes(to)) return changes;
   const size_t K = std::min(from.val->iou.size(), to.val->iou.size());
-  for (size_t c = 0; c < K; ++c)
-    if (from.val->iou[c] && to.val->iou[c]) changes.push_back({c, *from.val->iou[c], *to.val->iou[c]});
+  for (size_t c = 0; c < K; ++c) {
+    if (!from.val->iou[c] || !to.val->iou[c]) continue;
+    std::vector<double> steps;
+    for (size_t i = epochs.size() - 1; i > 0 && steps.size() < kNoiseMemory; --i) {
+      const auto &now = epochs[i]->val->iou, &before = epochs[i - 1]->val->iou;
+      if (c < now.size() && c < before.size() && now[c] && before[c]) steps.push_back(std::abs(*now[c] - *before[c]));
+    }
+    changes.push_back({c, *from.val->iou[c], *to.val->iou[c], median_step(std::move(steps))});
+  }
   std::stable_sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) { return a.by() < b.by(); });
   return changes;
 }
@@ -123,8 +179,10 @@ std::vector<Change> share_changes(const EpochRecord& from, const EpochRecord& to
 
 std::vector<size_t> notable(const std::vector<Change>& changes, bool falling, size_t most) {
   std::vector<size_t> classes;
-  for (const Change& change : changes)
-    if (classes.size() < most && (falling ? change.by() <= -kNotable : change.by() >= kNotable)) classes.push_back(change.c);
+  for (const Change& change : changes) {
+    const double by = falling ? -change.by() : change.by();
+    if (classes.size() < most && by >= std::max(kNotable, 2 * change.usual)) classes.push_back(change.c);
+  }
   return classes;
 }
 

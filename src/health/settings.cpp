@@ -11,20 +11,29 @@
 namespace semiseg {
 namespace {
 
+constexpr double kLeastShare = 1e-5;  // of the labels: a class with less is no example
+
 // How ENet's weights compare the rarest labelled class with the most frequent one.
 std::string enet_reason(const std::vector<double>& reference, const HealthContext& context) {
   std::optional<size_t> rare, frequent;
   for (size_t c = 0; c < reference.size(); ++c) {
-    if (reference[c] <= 0) continue;
+    if (reference[c] < kLeastShare) continue;
     if (!rare || reference[c] < reference[*rare]) rare = c;
     if (!frequent || reference[c] > reference[*frequent]) frequent = c;
   }
   if (!rare || *rare == *frequent)
     return "the weight 1 / ln(1.02 + p) is 2.9 for a class with 40 % of the labelled pixels and 48 for one with .1 %";
   const double ratio = std::log(1.02 + reference[*frequent]) / std::log(1.02 + reference[*rare]);
-  return str("a pixel of ", name_of(context, *rare), " (", percent(reference[*rare]), " of the labels) then counts ",
-             format("%.0f", ratio), " times as much in the loss as one of ", name_of(context, *frequent), " (",
-             percent(reference[*frequent]), ")");
+  std::string text = str("a pixel of ", name_of(context, *rare), " (", percent(reference[*rare]),
+                         " of the labels) then counts ", format("%.0f", ratio), " times as much in the loss as one of ",
+                         name_of(context, *frequent), " (", percent(reference[*frequent]), ")");
+  constexpr size_t kMostWeights = 40;
+  if (context.config || reference.size() > kMostWeights) return text;
+  // For those who train with another program.
+  text += "; in PyTorch CrossEntropyLoss(weight=torch.tensor([";
+  for (size_t c = 0; c < reference.size(); ++c)
+    text += (c == 0 ? "" : ", ") + (reference[c] > 0 ? format("%.1f", 1 / std::log(1.02 + reference[c])) : std::string("0"));
+  return text + "]))";
 }
 
 }  // namespace
@@ -64,20 +73,21 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
 
   const std::string if_semi = config ? "" : "if unlabelled images are learned from: ";
   const bool takes_all = config && config->semi.threshold.kind == "fixed" && config->semi.threshold.value < 0.5;
-  if (may_set(context, "semi.threshold")) {
-    if (takes_all)
-      semi.push_back(setting(context, "semi.threshold", "0.95",
-                             "at present every pseudo-label counts, sure or not, so that the network learns its own mistakes"));
-    else if (!config || (config->semi.threshold.kind == "fixed" && config->semi.method != "self_training"))
+  if (takes_all && may_set(context, "semi.threshold"))
+    semi.push_back(setting(context, "semi.threshold", "0.95",
+                           "at present every pseudo-label counts, sure or not, so that the network learns its own mistakes"));
+  if (weighted && may_set(context, "semi.class_weights") && !config->semi.class_weights)
+    semi.push_back({"semi.class_weights=true semi.undo_class_bias=true", value_now(context, "semi.class_weights"),
+                    "the loss on pseudo-labels then weighs classes as the other one does, and the labels themselves are made "
+                    "without what the weights add to rare classes"});
+  if (may_set(context, "semi.threshold") && !takes_all) {
+    if (!config || (config->semi.threshold.kind == "fixed" && config->semi.method != "self_training"))
       semi.push_back(setting(context, "semi.threshold", "'{kind: class_adaptive}'",
                              if_semi + "each class gets its own threshold, a lower one where the network is less sure"));
   }
   if (may_set(context, "semi.align_distribution") && !(config && config->semi.align_distribution))
     semi.push_back(setting(context, "semi.align_distribution", "true",
                            if_semi + "pseudo-labels are drawn towards the labelled pixels' shares"));
-  if (weighted && may_set(context, "semi.class_weights") && !config->semi.class_weights)
-    semi.push_back(
-        setting(context, "semi.class_weights", "true", "the loss on pseudo-labels then weighs classes as the other one does"));
   if (config && may_set(context, "semi.weight")) {
     if (config->semi.weight > 1)
       semi.push_back(setting(context, "semi.weight", "1", "pseudo-labels then do not outweigh the labels"));
@@ -96,6 +106,57 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
     all.push_back(setting(context, "loss.logit_adjustment", "1", "a rare class has to win against its rarity in training"));
   if (all.size() > kMostSettings) all.resize(kMostSettings);
   return all;
+}
+
+std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context) {
+  const Config* config = context.config;
+  std::vector<Setting> settings;
+  if (!learns)
+    settings.push_back(config ? setting(context, "optim.lr", number(config->optim.lr / 3), "smaller steps")
+                              : Setting{"optim.lr", "", "a third of the present one"});
+  if (config && may_set(context, "semi.weight") && config->semi.weight > 0)
+    settings.push_back(
+        setting(context, "semi.weight", number(config->semi.weight / 2), "pseudo-labels, which may be wrong, then weigh less"));
+  if (config && may_set(context, "semi.burn_in_epochs"))
+    settings.push_back(setting(context, "semi.burn_in_epochs", str(config->semi.burn_in_epochs + 5),
+                               "labels alone teach until the pseudo-labels are worth learning"));
+  if (!learns) return settings;
+  const std::string when = time_of(best, context);
+  if (config && config->eval.patience == 0)
+    settings.push_back(
+        setting(context, "eval.patience", "10",
+                "ends a run whose scores no longer rise; checkpoints/best.safetensors holds the weights of " + when));
+  else if (!config)
+    settings.push_back(
+        {"eval.patience", "", "keep the weights of the best epoch, " + when + ", and end the training soon after it"});
+  if (config && config->optim.weight_decay < 1e-3)
+    settings.push_back(setting(context, "optim.weight_decay", number(10 * std::max(config->optim.weight_decay, 1e-5)),
+                               "weights then cannot grow to fit single images"));
+  return settings;
+}
+
+std::vector<Setting> settings_against_overcorrection(const HealthContext& context) {
+  const Config* config = context.config;
+  if (!config) return {{"loss.class_weights", "", "weaker weights, such as enet, or none, wherever rare classes are favoured"}};
+  std::vector<Setting> settings;
+  const auto& loss = config->loss;
+  const bool biased = loss.class_weights != "none" || loss.logit_adjustment > 0;
+  if (biased && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias"))
+    settings.push_back(setting(context, "semi.undo_class_bias", "true",
+                               "pseudo-labels are then made without what the loss adds to rare classes"));
+  if (loss.class_weights != "none")
+    settings.push_back(loss.class_weights == "enet"
+                           ? setting(context, "loss.class_weights", "none", "enet is the mildest of them")
+                           : setting(context, "loss.class_weights", "enet", "the mildest of the weights"));
+  if (loss.logit_adjustment > 0)
+    settings.push_back(setting(context, "loss.logit_adjustment", number(loss.logit_adjustment / 2), "a smaller margin"));
+  if (config->sampler.rare_class_temperature > 0)
+    settings.push_back(setting(context, "sampler.rare_class_temperature", number(5 * config->sampler.rare_class_temperature),
+                               "the higher, the nearer to crops drawn at random"));
+  if (settings.empty() && may_set(context, "semi.threshold") && config->semi.threshold.kind == "fixed")
+    settings.push_back(
+        setting(context, "semi.threshold", config->semi.threshold.value < 0.95 ? "0.95" : "0.98", "surer pseudo-labels alone"));
+  return settings;
 }
 
 std::string advice(const std::vector<Setting>& settings) {

@@ -22,6 +22,12 @@ Setting setting(const HealthContext& context, const std::string& key, const std:
 std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& history, const std::vector<size_t>& starving,
                                                const HealthContext& context);
 
+// Against a network that gets worse as a whole. `learns`: the training loss falls meanwhile.
+std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context);
+
+// Against rare classes that are called where they are not.
+std::vector<Setting> settings_against_overcorrection(const HealthContext& context);
+
 // "; set a (now b) or c (now d)".
 std::string advice(const std::vector<Setting>& settings);
 

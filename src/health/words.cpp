@@ -1,10 +1,15 @@
 #include "health/words.h"
 
+#include <cmath>
+
 #include "semiseg/error.h"
 
 namespace semiseg {
 
-std::string percent(double fraction) { return fraction > 0 && fraction < 5e-5 ? "<0.01 %" : format("%.2f %%", 100 * fraction); }
+std::string percent(double fraction) {
+  if (std::isnan(fraction)) return "-";
+  return fraction > 0 && fraction < 5e-5 ? "<0.01 %" : format("%.2f %%", 100 * fraction);
+}
 std::string percent(const MaybeFraction& fraction) { return fraction ? percent(*fraction) : "-"; }
 std::string points(double fraction) { return format("%.2f points", 100 * fraction); }
 std::string number(double value) { return format("%g", value); }
@@ -27,6 +32,12 @@ std::vector<std::string> names_of(const HealthContext& context, const std::vecto
   return names;
 }
 
-std::string time_of(const EpochRecord& record) { return record.epoch == 0 ? "before training" : str("epoch ", record.epoch); }
+bool is_start(const EpochRecord& record, const HealthContext& context) {
+  return record.epoch == 0 && !context.counts_from_zero;
+}
+
+std::string time_of(const EpochRecord& record, const HealthContext& context) {
+  return is_start(record, context) ? "before training" : str("epoch ", record.epoch);
+}
 
 }  // namespace semiseg

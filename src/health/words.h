@@ -22,6 +22,8 @@ std::string list_of(const std::vector<std::string>& words, size_t most = kMostCl
 std::string name_of(const HealthContext& context, size_t c);
 std::vector<std::string> names_of(const HealthContext& context, const std::vector<size_t>& classes);
 
-std::string time_of(const EpochRecord& record);  // "before training", "epoch 3"
+// Whether a record is the scores before training.
+bool is_start(const EpochRecord& record, const HealthContext& context);
+std::string time_of(const EpochRecord& record, const HealthContext& context);  // "before training", "epoch 3"
 
 }  // namespace semiseg

@@ -154,6 +154,31 @@ TEST(MiouFalls, NoiseOnAPlateauStaysSilent) {
   EXPECT_LE(fired, 40 * 60 / 100);  // one epoch in a hundred
 }
 
+// Ups and downs of a small validation set, of which mIoU and accuracy share half: after many epochs the best one lies well
+// above the newest.
+TEST(Diagnose, UpsAndDownsOfAPlateauAreNoFall) {
+  uint64_t state = 7;
+  const auto noise = [&] {
+    double sum = 0;
+    for (int i = 0; i < 12; ++i) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      sum += static_cast<double>(state >> 40) / static_cast<double>(1 << 24) - 0.5;
+    }
+    return sum;
+  };
+  int called_falls = 0;
+  for (int run = 0; run < 60; ++run) {
+    History history;
+    for (int epoch = 1; epoch <= 40 + run; ++epoch) {
+      const double grown = 1 - std::exp(-epoch / 5.0), shared = .0075 * noise();
+      const double miou = .2 + .4 * grown + .013 * noise() + shared;
+      history.push_back(scored(epoch, miou, miou + .1, .6 + .3 * grown + .002 * noise() + .2 * shared));
+    }
+    called_falls += all_text(diagnose(history, {})).find("the best,") != std::string::npos;
+  }
+  EXPECT_LE(called_falls, 3);
+}
+
 TEST(MiouFalls, SeesAnEarlyPeakAndADeclineWithUpsAndDowns) {
   const std::vector<std::pair<double, double>> decline{{.30, .70}, {.42, .78}, {.43, .79}, {.42, .79}, {.43, .80},
                                                        {.41, .81}, {.42, .81}, {.40, .82}, {.41, .82}, {.38, .83},
@@ -200,6 +225,31 @@ EpochRecord shares(int64_t epoch, std::vector<double> labelled, std::vector<doub
   record.val->label_share = std::move(labelled);
   record.val->prediction_share = std::move(predicted);
   return record;
+}
+
+TEST(ScoresFall, WhereMiouIsLostAndAccuracyDoesNotRise) {
+  const std::vector<std::pair<double, double>> collapse{{.4, .8},  {.5, .85}, {.52, .86}, {.5, .85},
+                                                        {.45, .8}, {.3, .7},  {.2, .6}};
+  for (size_t n = 1; n <= collapse.size(); ++n)
+    EXPECT_EQ(has(kinds(series({collapse.begin(), collapse.begin() + static_cast<long>(n)})), "scores_fall"), n == 7) << n;
+  const auto at_once = series({{.5, .85}, {.52, .86}, {.2, .5}, {.21, .5}});
+  EXPECT_HAS(only(at_once, {}).message, "mIoU fell from 52.00 % (epoch 2) to 21.00 % (epoch 4)");
+  EXPECT_HAS(only(at_once, {}).message, "optim.lr");
+  EXPECT_TRUE(kinds(series({{.5, .85}, {.52, .86}, {.2, .5}, {.5, .85}})).empty());  // one bad epoch
+  EXPECT_TRUE(kinds(series({{.5, .85}, {.52, .86}, {.5, .85}, {.51, .85}, {.5, .85}, {.49, .85}, {.5, .85}})).empty());
+}
+
+TEST(ClassVanished, NotByAFewPixelsNorInTheFirstUpdates) {
+  const HealthContext context{{"road", "train"}, {}, nullptr};
+  const auto after = [&](int64_t pixels, int64_t step) {
+    History history{counted(1, {9000, 0, 0, pixels}, 2), counted(2, {9000, 0, pixels, 0}, 2)};
+    history[1].step = step;
+    return has(kinds(history, context), "class_vanished");
+  };
+  EXPECT_TRUE(after(100, 0));
+  EXPECT_FALSE(after(99, 0));
+  EXPECT_TRUE(after(100, 50));
+  EXPECT_FALSE(after(100, 49));
 }
 
 TEST(ClassVanished, OnceItWasPredictedOrAfterTheFirstEpochs) {
@@ -434,7 +484,8 @@ TEST(Diagnose, SaysWhichClassSwallowedWhich) {
   const std::string text = all_text(diagnose(history, {{"road", "pole", "rider"}, {}, nullptr}));
   EXPECT_HAS(text, "IoU fell most of pole 50.00 % -> 10.00 % (10.00 % of the labelled pixels)");
   // .8 x (1 - .825) and .1 x (.7 - .9); (.1 - .5) / 3
-  EXPECT_HAS(text, "rider and road bring +12.00 of the +4.00 points of pixel accuracy; pole brings -13.33 of the -6.59 points");
+  EXPECT_HAS(text,
+             "rider and road alone would move pixel accuracy by +12.00 points (it moved by +4.00), pole alone mIoU by -13.33");
   EXPECT_HAS(text, "pole is predicted as road in 90 % of its pixels (10 % in epoch 1)");
   EXPECT_HAS(text, "pole is labelled on 10.00 % of the pixels and predicted on 1.00 % (epoch 1: 17.00 %)");
   EXPECT_HAS(text, "loss.class_weights=enet");
@@ -456,6 +507,109 @@ TEST(Diagnose, TellsOtherMovementsApart) {
   EXPECT_HAS(text_of({{.3, .8}, {.4, .7}}), "at the price of pixel accuracy");
   EXPECT_HAS(text_of({{.4, .8}, {.401, .8}}), "less than what would be clear");
   EXPECT_HAS(text_of({{.4, .8}}), "no movement to explain");
+}
+
+TEST(Diagnose, OneSetOfScoresIsJudgedByWhatItHolds) {
+  const HealthContext context{{"road", "pole"}, {}, nullptr};
+  const auto perfect = diagnose({counted(1, {900, 0, 0, 100}, 2)}, context);
+  EXPECT_TRUE(perfect.settings.empty()) << all_text(perfect);
+  const auto starved = diagnose({counted(1, {900, 0, 90, 10}, 2)}, context);
+  EXPECT_HAS(all_text(starved), "loss.class_weights=enet");
+  EXPECT_TRUE(diagnose({scored(1, .7, .8, .9)}, {}).settings.empty());
+  EXPECT_HAS(all_text(diagnose({scored(1, .3, .4, .9)}, {})), "loss.class_weights=enet");
+}
+
+TEST(Diagnose, FlatRunsAreLeftAlone) {
+  History history;
+  for (int epoch = 1; epoch <= 8; ++epoch) {  // pole goes up and down by ten pixels of a hundred
+    const int64_t pole = epoch % 2 == 0 ? 60 : 50;
+    history.push_back(counted(epoch, {895, 5, 100 - pole, pole}, 2));
+  }
+  const auto diagnosis = diagnose(history, {{"road", "pole"}, {}, nullptr});
+  EXPECT_TRUE(diagnosis.settings.empty()) << all_text(diagnosis);
+}
+
+TEST(Diagnose, NamesIdsThatMeanOtherClasses) {
+  const HealthContext context{{"road", "sidewalk", "pole", "rider", "car"}, {}, nullptr};
+  const auto mapping_of = [&](const std::vector<int64_t>& counts) {
+    const auto diagnosis = diagnose({counted(1, counts, 5)}, context);
+    std::string text;
+    for (const Alarm& finding : diagnosis.findings)
+      if (finding.kind == "mapping") text = finding.message;
+    EXPECT_EQ(text.empty(), diagnosis.settings.empty() || diagnosis.settings[0].assignment != "data.classes") << text;
+    return text;
+  };
+  // Road and sidewalk; pole is taken as rider, but not the other way round.
+  EXPECT_HAS(mapping_of({100, 800, 0, 0, 0, 300, 60, 0, 0, 0, 0, 0, 20, 60, 0, 0, 0, 10, 50, 0, 0, 0, 0, 0, 90}),
+             "road is predicted as sidewalk in 89 % and sidewalk is predicted as road in 83 % of its pixels: classes that are "
+             "exchanged");
+  // Three in a circle.
+  EXPECT_HAS(mapping_of({9, 90, 0, 0, 0, 0, 9, 90, 0, 0, 90, 0, 9, 0, 0, 0, 0, 0, 90, 0, 0, 0, 0, 0, 90}), "exchanged");
+  EXPECT_HAS(mapping_of({9, 90, 0, 0, 0, 0, 9, 90, 0, 0, 0, 0, 9, 90, 0, 0, 0, 0, 9, 90, 0, 0, 0, 0, 0}),
+             "most classes are predicted as the one behind them: road as sidewalk (91 %)");
+  EXPECT_HAS(mapping_of({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 300, 40, 0, 0, 0, 30, 200, 0, 0, 0}),
+             "labels and predictions use different ids: rider and car (100.00 % of the labels) are never predicted");
+  // What training does: rare classes are taken for frequent ones.
+  EXPECT_EQ(mapping_of({900, 0, 0, 0, 0, 80, 10, 0, 0, 0, 60, 0, 10, 0, 0, 30, 0, 0, 5, 0, 9, 0, 0, 0, 90}), "");
+  const auto voids = diagnose({counted(1, {900, 0, 100, 0}, 2)}, {{"road", "void"}, {}, nullptr});
+  EXPECT_HAS(all_text(voids), "void is counted as a class, on 10.00 % of the labelled pixels");
+}
+
+TEST(Diagnose, RareClassesThatAreCalledTooOftenAreNotSaidToStarve) {
+  History history{counted(1, {880, 20, 50, 50}, 2), counted(2, {700, 200, 5, 95}, 2)};
+  Config config;
+  config.loss.class_weights = "inverse";
+  HealthContext context{{"road", "pole"}, {}, &config};
+  auto text = all_text(diagnose(history, context));
+  EXPECT_HAS(text, "called where they are not");
+  EXPECT_HAS(text, "loss.class_weights=enet");
+  EXPECT_HAS_NOT(text, "starve");
+  EXPECT_HAS_NOT(text, "optim.lr");
+  context.config = nullptr;
+  text = all_text(diagnose(history, context));
+  EXPECT_HAS_NOT(text, "loss.class_weights=enet");
+  // Also where pixel accuracy rises meanwhile.
+  text = all_text(diagnose({scored(1, .5, .6, .8), scored(2, .4, .7, .82)}, {}));
+  EXPECT_HAS(text, "called where they are not");
+}
+
+TEST(Diagnose, ALossThatFallsMeanwhileIsOverFitting) {
+  History history{scored(1, .5, .6, .85), scored(2, .44, .55, .8)};
+  history[0].loss = .6, history[1].loss = .03;
+  auto text = all_text(diagnose(history, {}));
+  EXPECT_HAS(text, "over-fitting");
+  EXPECT_HAS_NOT(text, "optim.lr");
+  history[1].loss = 2;
+  text = all_text(diagnose(history, {}));
+  EXPECT_HAS_NOT(text, "over-fitting");
+  EXPECT_HAS(text, "optim.lr");
+}
+
+// Train has no labelled pixel; five are predicted as it.
+TEST(Diagnose, AClassThatIsCountedOnlyLaterIsNamedWithItsCost) {
+  const History history{counted(1, {880, 20, 0, 30, 70, 0, 0, 0, 0}, 3), counted(2, {884, 11, 5, 26, 74, 0, 0, 0, 0}, 3)};
+  const auto diagnosis = diagnose(history, {{"road", "pole", "train"}, {}, nullptr});
+  EXPECT_HAS(all_text(diagnosis), "train (predicted on 0.50 % of the pixels) counts now");
+  EXPECT_HAS_NOT(all_text(diagnosis), "starve");
+  EXPECT_TRUE(diagnosis.settings.empty());
+}
+
+TEST(Diagnose, EpochsMayCountFromZero) {
+  const History history{scored(0, .2459, .3714, .8059), scored(1, .2322, .3008, .8323)};
+  HealthContext context;
+  EXPECT_HAS(all_text(diagnose(history, context)), "from before training");
+  context.counts_from_zero = true;
+  EXPECT_HAS(all_text(diagnose(history, context)), "from epoch 0, the best, to epoch 1");
+}
+
+TEST(Diagnose, ClassesWithoutALabelledPixelDriveNoAdvice) {
+  History history;
+  for (int epoch = 1; epoch <= 3; ++epoch)
+    history.push_back(counted(epoch, {800 + epoch, 100 - epoch, 0, 0, 200, 0, 100, 0, 0}, 3));
+  HealthContext context{{"road", "pole", "train"}, {.8, .2, 0}, nullptr};
+  EXPECT_TRUE(diagnose(history, context).settings.empty());
+  context.label_share = {.7, .2, .1};
+  EXPECT_FALSE(diagnose(history, context).settings.empty());
 }
 
 TEST(Diagnose, RepeatsRecordedAlarmsAndLooksForOthersOnlyWhereNoneAreRecorded) {
@@ -538,8 +692,14 @@ TEST_F(DiagnoseCommand, ReadsConfusionMatricesInEveryForm) {
       "epoch,road,pole\n1,8,0\n1,1,1\n2,9,0\n2,2,0\n",                                // epochs and names
       "1,8,0\n1,1,1\n2,9,0\n2,2,0\n",                                                 // epochs
       "epoch,label,prediction,count\n1,0,0,8\n1,1,0,1\n1,1,1,1\n2,0,0,9\n2,1,0,2\n",  // cells
-      "count\tprediction\tlabel\tepoch\n8\troad\troad\t1\n1\troad\tpole\t1\n1\tpole\tpole\t1\n9\troad\troad\t2\n2\troad\tpole\t"
+      "count\tprediction\tlabel\tepoch\n8\troad\troad\t1\n1\troad\tpole\t1\n1\tpole\tpole\t1\n9\troad\troad\t2\n2\troad"
+      "\tpole\t"
       "2\n",
+      "epoch,Actual,Predicted,nPredictions\n1,road,road,8\n1,pole,road,1\n1,pole,pole,1\n2,road,road,9\n2,pole,road,"
+      "2\n",                                                     // wandb
+      ",road,pole\nroad,8,0\npole,1,1\nroad,9,0\npole,2,0\n",    // pandas
+      "[[8 0]\n [1 1]]\n\n[[9 0]\n [2 0]]\n",                    // numpy
+      "[\n  [8, 0],\n  [1, 1]\n]\n[\n  [9, 0],\n  [2, 0]\n]\n",  // JSON
   };
   for (const std::string& form : forms) {
     file("m.csv", form);
@@ -555,20 +715,57 @@ TEST_F(DiagnoseCommand, ReadsConfusionMatricesInEveryForm) {
   }
 }
 
+TEST_F(DiagnoseCommand, ReadsFlatMatricesSumsAndExchangedSides) {
+  const auto confusion = [&](const std::string& text, const std::string& note) {
+    file("m.csv", text);
+    const Outcome outcome = semiseg("$DIR/m.csv --json $DIR/out.json");
+    EXPECT_EQ(outcome.code, 0) << text << outcome.output;
+    EXPECT_HAS(outcome.output, note);
+    std::vector<std::vector<std::vector<int64_t>>> all;
+    const auto written = json("out.json");
+    for (const auto& epoch : written["epochs"]) all.push_back(epoch["val"]["confusion"]);
+    return all;
+  };
+  using Matrices = std::vector<std::vector<std::vector<int64_t>>>;
+  const Matrices wanted{{{8, 0, 0}, {1, 1, 0}, {0, 0, 3}}, {{8, 0, 0}, {2, 0, 0}, {1, 0, 2}}};
+  EXPECT_EQ(confusion("8 0 0 1 1 0 0 0 3\n8 0 0 2 0 0 1 0 2\n", "epoch"), wanted);
+  EXPECT_EQ(confusion("[[8,0,0],[1,1,0],[0,0,3]]\n[[8,0,0],[2,0,0],[1,0,2]]\n", "epoch"), wanted);
+  EXPECT_EQ(confusion("8 0 0 8\n1 1 0 2\n0 0 3 3\n9 1 3 13\n\n8 0 0 8\n2 0 0 2\n1 0 2 3\n11 0 2 13\n",
+                      "the last row and column are the sums of the others"),
+            wanted);
+  EXPECT_EQ(confusion("8 1 0\n0 1 0\n0 0 3\n\n8 2 1\n0 0 0\n0 0 2\n", "rows are taken as predictions"), wanted);
+  // Classes are found by name.
+  file("classes.yaml", "classes: [{name: pole}, {name: road}]\n");
+  file("m.csv", "road,pole\n8,0\n1,3\n");
+  ASSERT_EQ(semiseg("$DIR/m.csv --classes $DIR/classes.yaml --json $DIR/out.json").code, 0);
+  EXPECT_EQ(json("out.json")["epochs"][0]["val"]["confusion"], nlohmann::json::parse("[[3, 1], [0, 8]]"));
+  file("m.csv", "road,pole,car\n8,0,0\n1,3,0\n0,0,1\n");
+  const Outcome outcome = semiseg("$DIR/m.csv --classes $DIR/classes.yaml");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_HAS(outcome.output, "m.csv:1: the class \"car\" is not one of --classes");
+}
+
 TEST_F(DiagnoseCommand, NamesFileAndLineOfABadCsv) {
   struct Case {
-    const char *text, *message;
+    std::string text;
+    const char* message;
   };
   for (const Case& c : {
            Case{"", "bad.csv:1: the file is empty"},
-           Case{"epoch,miou\n1,0.5\n", "bad.csv:1: no column is called mean_class_accuracy"},
+           Case{"epoch,miou\n1,0.5\n", "bad.csv:1: no column is called pixel_accuracy; there are epoch, miou"},
            Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n", "bad.csv:1: there is nothing below the header"},
            Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3\n", "bad.csv:2: has 3 values, not 4"},
            Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,x\n", "bad.csv:2: \"x\" is no number"},
            Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,-.4\n", "bad.csv:2: \"-.4\" is no fraction"},
            Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,20,30,400\n", "bad.csv:2: \"400\" is no percentage"},
-           Case{"epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,.4\n\n1,.2,.3,.4\n",
-                "bad.csv:4: epoch 1 is there twice"},
+           Case{"1,84,30,90.1\n2,83,29,90.4\n", "bad.csv:1: mIoU is above the mean class accuracy in 2 lines, which cannot be"},
+           Case{std::string("\xff\xfe"
+                            "e\0",
+                            4),
+                "bad.csv:1: is no text in UTF-8"},
+           Case{"{\"miou\": 3}\n", "bad.csv:1: is JSON with names"},
+           Case{",road,pole\nroad,1,2\nrode,3,4\n", "bad.csv:3: no column is called \"rode\""},
+           Case{"1 2 3 4 5 6 7 8 9\n9 9 9 9 9 9 9 9 9\n", "bad.csv:1: a block of 2 lines with 9 values is no square"},
            Case{"1 2 3\n4 5 6\n", "bad.csv:1: a block of 2 lines with 3 values is no square confusion matrix"},
            Case{"1 2\n3 4\n\n1 2\n3 -4\n", "bad.csv:5: \"-4\" is no number of pixels"},
            Case{"0.5 0.5\n0.1 0.9\n", "bad.csv:1: \"0.5\" is no number of pixels"},
@@ -627,7 +824,7 @@ TEST_F(DiagnoseCommand, PairsLabelsAndPredictionsByName) {
   Outcome outcome = semiseg("--labels $DIR/labels --predictions $DIR/out --classes cityscapes --json $DIR/out.json");
   ASSERT_EQ(outcome.code, 0) << outcome.output;
   EXPECT_HAS(outcome.output, "pole is predicted as building in 100 % of its pixels");
-  EXPECT_HAS(outcome.output, "1 predictions have no label");
+  EXPECT_HAS(outcome.output, "1 prediction has no label");
   EXPECT_DOUBLE_EQ(json("out.json")["epochs"][0]["val"]["pixel_accuracy"], 3.0 / 5);
   outcome = semiseg("--labels $DIR/labels --predictions $DIR/out");
   EXPECT_HAS(outcome.output, "class 5 is predicted as class 2 in 100 % of its pixels");

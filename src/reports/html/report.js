@@ -65,6 +65,7 @@ function tiles() {
 
 const ALARMS = {
   miou_falls: "mIoU falls while pixel accuracy rises",
+  scores_fall: "mIoU falls, and pixel accuracy does not rise",
   class_takes_over: "A class takes over",
   class_vanished: "A class vanishes from the predictions",
   pseudo_vanished: "A class vanishes from the pseudo-labels",

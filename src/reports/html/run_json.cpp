@@ -152,6 +152,7 @@ Json json_of_diagnosis(const RunRecord& run) {
   if (std::any_of(run.history.begin(), run.history.end(), [](const EpochRecord& r) { return r.epoch > 0 && r.val; })) {
     HealthContext context;
     for (size_t c = 0; c < class_count(run); ++c) context.class_names.push_back(class_name(run, c));
+    context.label_share = run.label_share;
     if (run.config) context.config = &*run.config;
     context.alarms_are_recorded = true;
     const Diagnosis diagnosis = diagnose(run.history, context);
