@@ -221,6 +221,15 @@ LoadedModel load_model(const Checkpoint& checkpoint, const Config* config, torch
   return model;
 }
 
+void require_same_model(const Config& of_checkpoint, const Config& config, const std::string& path) {
+  for (const std::string& key : differing_keys(of_checkpoint, config))
+    if (key.rfind("model.", 0) == 0 && key != "model.weights" && key != "model.dropout")
+      throw Error(ErrorKind::kConfig,
+                  "the network of the checkpoint has " + key + "=" + value_text(of_checkpoint, key) + ", not " +
+                      value_text(config, key),
+                  path, "leave " + key + " out");
+}
+
 LoadedModel load_model(const std::string& path, const Config* config, torch::Device device) {
   if (is_checkpoint(path)) return load_model(read_checkpoint(path), config, device);
   const StateDict weights = read_weights(path);  // a file that is missing or damaged is told first

@@ -296,8 +296,9 @@ std::vector<FileEntry> read_list(const std::string& list, const std::string& roo
     if (labelled) {
       if (columns.size() < 2 || columns[1].empty())
         fail("no label for image \"" + entry.id + "\"",
-             split == Split::kUnlabeled ? "data.unlabeled_truth needs image and label in each line; or set it to false"
-                                        : str("a line of a ", split_name(split), " list holds image and label"));
+             split == Split::kUnlabeled
+                 ? "semi.method: retrain and data.unlabeled_truth: true need image and label in each line"
+                 : str("a line of a ", split_name(split), " list holds image and label"));
       entry.label = in_root(columns[1]);
       find_label(entry);
     }

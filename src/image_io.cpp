@@ -20,6 +20,7 @@
 
 #include "image_file.h"
 #include "image_header.h"
+#include "result_mark.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -378,7 +379,7 @@ std::string ranges_text(Predicate wanted) {
 void write_encoded(const std::string& extension, const std::string& path, const cv::Mat& pixels, bool is_result) {
   std::vector<uchar> bytes;
   if (!cv::imencode(extension, pixels, bytes)) throw Error(ErrorKind::kDisk, "the picture cannot be encoded", path);
-  if (is_result && extension == ".png") mark_png(bytes);
+  if (is_result && has_mark(extension)) mark_result(extension, bytes);
   write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 

@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -106,6 +108,9 @@ void log_file_only(const std::string& message) { log().to_file(spdlog::level::in
 void log_close() { log().close(); }
 void log_nothing() { log().silence(); }
 void show_status(const std::string& line) { log().status(line); }
-bool terminal_is_interactive() { return ::isatty(STDOUT_FILENO) != 0; }
+bool terminal_is_interactive() {
+  const char* kind = std::getenv("TERM");
+  return ::isatty(STDOUT_FILENO) != 0 && (kind == nullptr || std::string(kind) != "dumb");
+}
 
 }  // namespace semiseg

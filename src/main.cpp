@@ -1,4 +1,7 @@
 // The program: picks a command, and is the only place where exceptions end.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -7,12 +10,30 @@
 #include "commands/command.h"
 #include "commands/failure.h"
 #include "commands/launch.h"
+#include "semiseg/error.h"
 #include "semiseg/train.h"
+
+namespace {
+
+// What was printed must have arrived where it goes to a file; who reads a pipe may have had enough.
+void require_told() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  struct stat to {};
+  if (::fstat(STDOUT_FILENO, &to) == 0 && (S_ISFIFO(to.st_mode) || S_ISSOCK(to.st_mode))) return;
+  throw semiseg::Error(semiseg::ErrorKind::kDisk, "what was to be printed could not be written", "standard output",
+                       "is the disk full?");
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   try {
     semiseg::remember_command_line(argc, argv);
-    return semiseg::run_command_line(std::vector<std::string>(argv + 1, argv + argc));
+    const std::vector<std::string> words(argv + 1, argv + argc);
+    const int code = semiseg::run_command_line(words);
+    const bool trains = !words.empty() && words[0] == "train";  // what it is for is in the run folder
+    if (code == 0 && !trains) require_told();
+    return code;
   } catch (const std::exception& e) {
     const semiseg::Failure failure = semiseg::describe_failure(e);
     std::fflush(stdout);

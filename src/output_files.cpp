@@ -3,10 +3,11 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "datasets/file_list.h"
-#include "plain_png.h"
+#include "result_mark.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 
@@ -75,12 +76,27 @@ void require_replaceable(const std::vector<std::string>& files, const Config& co
                   "choose another folder with " + flag);
   std::vector<std::string> foreign;
   for (const auto& [file, id] : there)
-    if (fs::path(file).extension() == ".png" && !is_marked_png(file)) foreign.push_back(file);
+    if (has_mark(fs::path(file).extension().string()) && !is_marked(file)) foreign.push_back(file);
   if (!foreign.empty())
     throw Error(ErrorKind::kConfig,
                 str("a result would replace this file, which is no earlier result of semiseg",
                     foreign.size() > 1 ? str(", and ", foreign.size() - 1, " more") : ""),
                 foreign.front(), "move it away, or choose another folder with " + flag);
+}
+
+void require_report(const std::string& path, ReportKind kind) {
+  require_writable(path);
+  std::error_code none;
+  if (!fs::is_regular_file(path, none) || fs::file_size(path, none) == 0) return;
+  constexpr size_t kMost = size_t{1} << 26;  // no report is longer
+  const bool long_one = fs::file_size(path, none) > kMost;
+  const std::string text = long_one ? "" : read_file(path);
+  const bool json = nlohmann::json::accept(text),
+             html = text.rfind("<!doctype html", 0) == 0 || text.rfind("<!DOCTYPE html", 0) == 0;
+  if (kind == ReportKind::kJson ? !json : !html)
+    throw Error(ErrorKind::kConfig,
+                str("this is no ", kind == ReportKind::kJson ? "JSON" : "HTML", ", and the report would replace it"), path,
+                "name another file, or move this one away");
 }
 
 void require_writable(const std::string& path) {

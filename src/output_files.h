@@ -26,5 +26,8 @@ void require_replaceable(const std::vector<std::string>& files, const Config& co
 // Throws where no file can be written at `path`: Error(kConfig) for a folder, else Error(kDisk) as writing would. `path` stays
 // as it is.
 void require_writable(const std::string& path);
+// The same for a report, and Error(kConfig) where something else than such a report is there: a checkpoint, a config, a list.
+enum class ReportKind { kJson, kHtml };
+void require_report(const std::string& path, ReportKind kind);
 
 }  // namespace semiseg

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -294,47 +293,6 @@ bool decode_plain_png(const PngLayout& layout, int64_t rows, int64_t columns, ui
     default:
       return false;
   }
-}
-
-// PNG specification, sections 5 and 11.3.4: a chunk is the length of its content, its type, the content, and their CRC; this
-// one's content is a keyword, NUL, and a text.
-constexpr std::string_view kSignature("\x89PNG\r\n\x1a\n", 8), kMark("tEXtSoftware\0semiseg", 20);
-constexpr size_t kTypeBytes = 4;
-
-void mark_png(std::vector<uint8_t>& png) {
-  constexpr size_t kBehindHeader = 8 + 12 + 13;  // signature, IHDR
-  std::vector<uint8_t> chunk;
-  const auto add_number = [&](uint32_t value) {
-    for (int shift = 24; shift >= 0; shift -= 8) chunk.push_back(static_cast<uint8_t>(value >> shift));
-  };
-  add_number(static_cast<uint32_t>(kMark.size() - kTypeBytes));
-  chunk.insert(chunk.end(), kMark.begin(), kMark.end());
-  add_number(libdeflate_crc32(0, kMark.data(), kMark.size()));
-  png.insert(png.begin() + kBehindHeader, chunk.begin(), chunk.end());
-}
-
-bool is_marked_png(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(kSignature.size(), '\0');
-  const auto read = [&](size_t count) {
-    bytes.resize(count);
-    return static_cast<bool>(file.read(bytes.data(), static_cast<std::streamsize>(count)));
-  };
-  if (!read(kSignature.size()) || bytes != kSignature) return false;
-  while (read(4 + kTypeBytes)) {
-    uint32_t length = 0;
-    for (size_t i = 0; i < 4; ++i) length = length << 8 | static_cast<uint8_t>(bytes[i]);
-    const std::string type = bytes.substr(4);
-    if (type == "IDAT") return false;
-    if (type == kMark.substr(0, kTypeBytes) && length == kMark.size() - kTypeBytes) {
-      if (!read(length)) return false;
-      if (bytes == kMark.substr(kTypeBytes)) return true;
-      length = 0;
-    }
-    constexpr std::streamoff kCrc = 4;
-    file.seekg(static_cast<std::streamoff>(length) + kCrc, std::ios::cur);
-  }
-  return false;
 }
 
 }  // namespace semiseg

@@ -1,5 +1,4 @@
-// The pixels of common PNG files, several times faster than by libpng: inflated in one go by libdeflate. And the mark of those
-// that are results of semiseg.
+// The pixels of common PNG files, several times faster than by libpng: inflated in one go by libdeflate.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +22,5 @@ struct PngLayout {
 // is damaged: libpng finds the same and has the words for it. Each thread keeps two buffers, of a file's and of an image's
 // size. REQUIRES: layout.plain; checksums of the chunks are right; 0 < rows <= height, 0 < columns <= width.
 bool decode_plain_png(const PngLayout& layout, int64_t rows, int64_t columns, uint8_t* out);
-
-// Puts a tEXt chunk "Software: semiseg" behind the header of a PNG file: a result, which may be replaced when it is made anew.
-// REQUIRES: `png` is whole.
-void mark_png(std::vector<uint8_t>& png);
-// Whether the file is a PNG with this mark before its pixels. False, too, where it cannot be read.
-bool is_marked_png(const std::string& path);
 
 }  // namespace semiseg

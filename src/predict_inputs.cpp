@@ -108,6 +108,8 @@ class Inputs {
 
  private:
   void add_file(const fs::path& path, const fs::path& folder_of_results) {
+    if (std::error_code none; fs::is_fifo(path, none) || fs::is_socket(path, none))
+      throw Error(ErrorKind::kConfig, "is a pipe, not an image or a video", path.string(), "write it to a file first");
     if (!known_.insert(real_place(path)).second) return;
     const bool video = is_video_name(path.string());
     inputs_.push_back({path.string(), video, free_name((folder_of_results / path.stem()).string(), video)});

@@ -1,9 +1,14 @@
 #include "spelling.h"
 
 #include <algorithm>
+#include <cctype>
 #include <numeric>
 
 namespace semiseg {
+
+namespace {
+int lower(char c) { return std::tolower(static_cast<unsigned char>(c)); }
+}  // namespace
 
 std::string nearest(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
@@ -15,7 +20,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
       size_t diagonal = row[0];
       row[0] = i;
       for (size_t j = 1; j <= candidate.size(); ++j) {
-        const size_t replaced = diagonal + (word[i - 1] != candidate[j - 1]);
+        const size_t replaced = diagonal + (lower(word[i - 1]) != lower(candidate[j - 1]));
         diagonal = row[j];
         row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
       }

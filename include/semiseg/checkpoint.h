@@ -63,6 +63,10 @@ bool has_checkpoint(const std::string& run_dir);
 // none is.
 Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string>* damaged);
 
+// Throws Error(kConfig) where `config`, made of a checkpoint's and of what was given beside it, asks for another network than
+// the one that is in the checkpoint at `path`.
+void require_same_model(const Config& of_checkpoint, const Config& config, const std::string& path);
+
 // The network of a checkpoint (or, with `config`, of any weights file), in eval mode on the device.
 struct LoadedModel {
   Config config;

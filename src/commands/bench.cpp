@@ -142,7 +142,7 @@ int64_t steps_of(const Arguments& arguments) {
 int run(const Arguments& arguments) {
   constexpr int64_t kWarmUp = 2, kEvaluations = 5;
   const int64_t steps = steps_of(arguments);
-  if (arguments.has("json")) require_writable(arguments.get("json"));
+  if (arguments.has("json")) require_report(arguments.get("json"), ReportKind::kJson);
   Config config = load_config(config_file(arguments.positional[0]), arguments.overrides);
   if (config.optim.batch == "auto") choose_batch(&config);
   const torch::Device device = prepare_device(&config);

@@ -161,7 +161,7 @@ std::string json_of(const DataReport& report) {
 }
 
 int run(const Arguments& arguments) {
-  if (arguments.has("json")) require_writable(arguments.get("json"));
+  if (arguments.has("json")) require_report(arguments.get("json"), ReportKind::kJson);
   const Config config = load_config(config_file(arguments.positional.at(0)), arguments.overrides);
   install_signal_handlers();
   FactsCache cache(facts_path(config.data.root), arguments.has("fresh"));

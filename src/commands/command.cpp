@@ -99,6 +99,7 @@ int run_command_line(const std::vector<std::string>& words) {
       print_help(command);
       return 0;
     }
+    if (word.empty()) usage_error("`semiseg " + command.name + "` got an empty word", "is a shell variable not set?");
     if (word.size() < 2 || word[0] != '-') {
       (is_override(word) ? arguments.overrides : arguments.positional).push_back(word);
       continue;
@@ -123,6 +124,8 @@ int run_command_line(const std::vector<std::string>& words) {
       if (i + 1 >= words.size()) usage_error("the flag " + dashed(name) + " needs a value: " + flag->value_name, "");
       value = words[++i];
     }
+    if (!flag->value_name.empty() && value.empty())
+      usage_error("the flag " + dashed(name) + " has an empty value", "is a shell variable not set?");
     arguments.flags[name] = value;
   }
   if (arguments.positional.size() < command.min_positional || arguments.positional.size() > command.max_positional)

@@ -229,8 +229,8 @@ Json json_of(const std::vector<RunRecord>& runs, const std::vector<RunSummary>& 
 
 int run(const Arguments& arguments) {
   const std::string page = arguments.has("o") ? arguments.get("o") : "compare.html";
-  require_writable(page);
-  if (arguments.has("json")) require_writable(arguments.get("json"));
+  require_report(page, ReportKind::kHtml);
+  if (arguments.has("json")) require_report(arguments.get("json"), ReportKind::kJson);
   const std::vector<RunRecord> runs = read_runs(arguments.positional);
   require_same_classes(runs);
   std::vector<RunSummary> summaries;

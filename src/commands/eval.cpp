@@ -27,7 +27,9 @@ std::vector<std::string> prediction_files(const Dataset& data, const std::string
 }
 
 int run(const Arguments& arguments) {
-  if (arguments.has("json")) require_writable(arguments.get("json"));
+  if (arguments.has("ids") && !arguments.has("predictions"))
+    throw Error(ErrorKind::kConfig, "--ids is of the PNGs of --predictions, which is not given", "--ids");
+  if (arguments.has("json")) require_report(arguments.get("json"), ReportKind::kJson);
   const std::string path = network_file(arguments.positional[0]);
   install_signal_handlers();
   Config config;
@@ -38,6 +40,7 @@ int run(const Arguments& arguments) {
     if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
     checkpoint = read_checkpoint(path);
     config = parse_config(to_yaml(checkpoint->config), path, arguments.overrides);
+    require_same_model(checkpoint->config, config, path);
   }
   config.data.val_only = true;
 
@@ -69,7 +72,10 @@ int run(const Arguments& arguments) {
                precision_name(precision)));
   const auto scores = evaluate(
       *model.network, *data, Split::kVal, make_eval_options(config, device), [] { return stop_signal() != 0; }, write);
-  if (!scores) return exit_code_of(stop_signal());
+  if (!scores) {
+    log_warning(why_stopped(stop_signal()) + " before all images were evaluated: there are no scores");
+    return exit_code_of(stop_signal());
+  }
   log_info(score_table(*scores, data->classes().names));
   if (arguments.has("json")) write_file(arguments.get("json"), to_json(*scores) + "\n");
   return 0;

@@ -240,7 +240,11 @@ int run(const Arguments& arguments) {
   PredictionRun prediction(predictor, wanted, folder);
   prediction.run(inputs);
   log_info(prediction.summary());
-  if (stop_signal() != 0) return exit_code_of(stop_signal());
+  if (stop_signal() != 0) {
+    log_warning(why_stopped(stop_signal()) +
+                str(" before all ", inputs.size(), inputs.size() == 1 ? " input was" : " inputs were", " predicted"));
+    return exit_code_of(stop_signal());
+  }
   if (prediction.broken() > 0)
     throw Error(ErrorKind::kData, str(prediction.broken(), " of ", inputs.size(), " inputs could not be read"), folder,
                 "they are named above");
@@ -260,7 +264,7 @@ For each image   NAME.png             class indices
 For each video   NAME_000000.png ...  class indices of each frame
                  NAME_overlay.mp4, NAME_confidence.mp4  at the video's own frame rate
 Where two inputs would have the same NAME, the later one becomes NAME-2. Results of an earlier call are replaced; where another PNG
-or an image or label of the data set has their name, nothing is written. Inputs that cannot be read are named, the others are
+or JPEG or an image or label of the data set has their name, nothing is written. Inputs that cannot be read are named, the others are
 predicted, and the exit code is 3.
 
 examples:

@@ -94,6 +94,8 @@ void prepare(const fs::path& root) {
     }
   }
   for (const fs::path& folder : earlier) {
+    if (fs::is_directory(folder) && !fs::is_empty(folder))
+      log_info("replacing the scenes of an earlier `synth` in " + folder.string());
     fs::remove_all(folder);
     make_folders(folder.string());
   }
@@ -141,7 +143,7 @@ const bool kRegistered = add_command({
     "synth",
     "DIR [--train N] [--val N] [--size HxW] [--seed S]",
     "writes a synthetic street data set in the Cityscapes layout",
-    "The scenes are the same for the same seed on every machine.\n\n"
+    "The scenes are the same for the same seed on every machine. Those of an earlier call in DIR are replaced.\n\n"
     "  semiseg synth /tmp/street --train 400 --val 80 --size 256x512\n"
     "  semiseg check configs/synthetic/demo.yaml data.format=cityscapes data.root=/tmp/street "
     "data.labeled=1/4",

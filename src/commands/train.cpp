@@ -147,6 +147,7 @@ int run(const Arguments& arguments) {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
     }
+    if (!config.run.dir.empty()) config.run.dir = absolute_path(folder->dir());  // it may have been moved
     require_one_process(config, arguments);
   } else {
     config = load_config(config_file(arguments.positional[0]), arguments.overrides);
@@ -170,7 +171,11 @@ int run(const Arguments& arguments) {
     report.add(make_metrics_file());
     report.add(make_status_file());
     report.add(make_pictures());
-    if (config.report.tensorboard) report.add(make_tensorboard());  // after the pictures, which it takes in
+    // A finished run that is resumed adds nothing.
+    const bool done = from && extend == 0 &&
+                      (config.optim.steps ? from->state.step >= *config.optim.steps
+                                          : static_cast<int64_t>(from->state.history.size()) >= *config.optim.epochs);
+    if (config.report.tensorboard && !done) report.add(make_tensorboard());  // after the pictures, which it takes in
     report.add(make_terminal());
     if (config.report.html) report.add(make_html_report());
   }

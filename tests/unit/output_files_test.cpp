@@ -7,7 +7,7 @@
 #include <opencv2/imgcodecs.hpp>
 
 #include "image_file.h"
-#include "plain_png.h"
+#include "result_mark.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
@@ -51,18 +51,55 @@ TEST_F(OutputFiles, AResultIsMarkedAndReadAsAnyPng) {
   EXPECT_TRUE(at::equal(read_label_values(path("label.png")), label_HW_));
   EXPECT_TRUE(at::equal(read_image(path("image.png")), image_HWC));
   EXPECT_TRUE(at::equal(read_image(path("picture.png")), image_HWC));
-  for (const char* name : {"label.png", "image.png", "picture.png"}) EXPECT_TRUE(is_marked_png(path(name))) << name;
+  for (const char* name : {"label.png", "image.png", "picture.png"}) EXPECT_TRUE(is_marked(path(name))) << name;
 
   const std::string marked = read_file(path("label.png"));
   EXPECT_EQ(marked.substr(33 + 4, 20), std::string("tEXtSoftware\0semiseg", 20));
-  const std::string other_chunk("\0\0\0\0teSt\0\0\0\0", 12);  // is_marked_png looks at no checksum
+  const std::string other_chunk("\0\0\0\0teSt\0\0\0\0", 12);  // is_marked looks at no checksum
   write_file(path("moved.png"), marked.substr(0, 33) + other_chunk + marked.substr(33));
-  EXPECT_TRUE(is_marked_png(path("moved.png")));
+  EXPECT_TRUE(is_marked(path("moved.png")));
 
   write_label_png(path("own.png"), label_HW_);
   write_file(path("cut.png"), marked.substr(0, 40));
   write_file(path("text.png"), "Software semiseg");
-  for (const char* name : {"own.png", "cut.png", "text.png", "none.png"}) EXPECT_FALSE(is_marked_png(path(name))) << name;
+  for (const char* name : {"own.png", "cut.png", "text.png", "none.png"}) EXPECT_FALSE(is_marked(path(name))) << name;
+}
+
+TEST_F(OutputFiles, AResultIsMarkedAsAJpegToo) {
+  const cv::Mat picture(40, 50, CV_8UC3, cv::Scalar(30, 90, 200));
+  write_picture(path("overlay.jpg"), picture);
+  EXPECT_TRUE(is_marked(path("overlay.jpg")));
+  const cv::Mat read = cv::imread(path("overlay.jpg"));
+  ASSERT_EQ(read.size(), picture.size());
+  EXPECT_LT(cv::norm(read, picture, cv::NORM_INF), 12);
+  ASSERT_TRUE(cv::imwrite(path("own.jpg"), picture));
+  EXPECT_FALSE(is_marked(path("own.jpg")));
+  write_file(path("cut.jpg"), read_file(path("overlay.jpg")).substr(0, 24));
+  EXPECT_FALSE(is_marked(path("cut.jpg")));
+  EXPECT_NE(refusal({path("own.jpg")}, {}), "");
+  EXPECT_EQ(refusal({path("overlay.jpg")}, {}), "");
+}
+
+TEST_F(OutputFiles, AReportReplacesReportsAlone) {
+  const auto refused = [&](const std::string& text, ReportKind kind) {
+    write_file(path("file"), text);
+    try {
+      require_report(path("file"), kind);
+      EXPECT_EQ(read_file(path("file")), text);
+      return false;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+      return true;
+    }
+  };
+  EXPECT_FALSE(refused("", ReportKind::kJson));
+  EXPECT_FALSE(refused("{\"miou\": 0.5}\n", ReportKind::kJson));
+  EXPECT_FALSE(refused("<!doctype html>\n<html></html>", ReportKind::kHtml));
+  EXPECT_TRUE(refused("{\"miou\": 0.5}\n", ReportKind::kHtml));
+  EXPECT_TRUE(refused("data: {format: list}\n", ReportKind::kJson));
+  EXPECT_TRUE(refused(std::string("\x7b\0\0\0\0\0\0\0{\"a\": 1}", 16), ReportKind::kJson));  // a checkpoint's beginning
+  require_report(path("new.json"), ReportKind::kJson);
+  require_report("/dev/null", ReportKind::kJson);
 }
 
 TEST_F(OutputFiles, WhatIsNoResultAndWhatTheListsNameIsRefused) {

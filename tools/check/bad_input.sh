@@ -77,6 +77,7 @@ def lines(name, *rows, newline="\n"):
 pairs = [f"images/{n}.png labels/{n}.png" for n in range(8)]
 lines("train.txt", *pairs[:4])
 lines("val.txt", *pairs[4:6])
+(work / "scores.csv").write_text("epoch,miou,mean_class_accuracy,pixel_accuracy\n1,.2,.3,.8\n")
 lines("unlabeled.txt", *(f"images/{n}.png" for n in range(6, 8)))
 lines("windows.txt", *pairs[:4], newline="\r\n")
 lines("blank.txt", "", pairs[0], "", "  ", *pairs[1:4], "")
@@ -215,6 +216,7 @@ train "typo in a key=value" 2 optim.lr optim.lrr=1
 train "wrong type" 2 optim.lr optim.lr=fast
 train "value out of range" 2 optim.lr optim.lr=-1
 train "typo in a method" 2 fixmatch semi.method=fixmach
+train "one image to mix with itself" 2 optim.batch_unlabeled semi.method=unimatch_v2 data.unlabeled=unlabeled.txt optim.batch_unlabeled=1
 train "typo in a backbone" 2 resnet50 model.backbone=resnet51
 train "crop of zero" 2 data.crop data.crop=0
 train "device that is not there" 2 run.device run.device=cuda:99
@@ -273,6 +275,12 @@ kind "network that is not there" 7 nope.safetensors eval "$work/nope.safetensors
 kind "predictions over labels" 2 labels eval "$checkpoint" "$work/good.yaml" --predictions "$work/labels"
 kind "predictions over images" 2 images predict "$checkpoint" "$work/labels/0.png" -o "$work/images"
 kind "scores into no folder" 6 nowhere eval "$checkpoint" "$work/good.yaml" --json "$work/nowhere/scores.json"
+kind "scores over the checkpoint" 2 "no JSON" eval "$checkpoint" "$work/good.yaml" --json "$checkpoint"
+kind "diagnosis over its input" 2 "no JSON" diagnose "$work/scores.csv" --json "$work/scores.csv"
+kind "another network than the checkpoint's" 2 model.backbone eval "$checkpoint" model.backbone=resnet34
+kind "ids of nothing" 2 --ids eval "$checkpoint" --ids label
+kind "an empty variable" 2 variable synth ""
+kind "an empty flag" 2 --json eval "$checkpoint" --json ""
 kind "init of one folder for both" 3 "folders of their own" init "$work/new" --images "$work/labels" --labels "$work/labels" \
   --classes "$work/classes.yaml"
 kind "resume an image" 2 "run folder" train --resume "$work/images/0.png"
