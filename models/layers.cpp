@@ -181,7 +181,7 @@ std::vector<Tensor> ComplementaryDropout::drop(const std::vector<Tensor>& featur
   for (const Tensor& feature : features) channels += feature.size(1);
   const Tensor of_views = next_mask({views, channels, 1, 1}, features.front().device());
   const int64_t others = features.front().size(0) - views;
-  const Tensor mask = at::cat({of_views, at::ones({others, channels, 1, 1}, of_views.options().pinned_memory(false))});
+  const Tensor mask = at::cat({of_views, at::ones({others, channels, 1, 1}, of_views.options())});
   std::vector<Tensor> dropped;
   int64_t first = 0;
   for (const Tensor& feature : features) {

@@ -146,8 +146,9 @@ class Dropout2d : public Dropout {
 class ComplementaryDropout : public Dropout2d {
  public:
   using Dropout2d::Dropout2d;
-  // Features at several strides, whose channels have coins of their own; the images that keep all are the same at each. The
-  // first `views` (2 B) of the batch are such views, what follows them stays as it is.
+  // Features at several strides, whose channels have coins of their own (they differ in number; the published network's do not,
+  // and share them); the images that keep all are the same at each. The first `views` (2 B) of the batch are such views, what
+  // follows them stays as it is.
   std::vector<Tensor> drop(const std::vector<Tensor>& features, int64_t views);
 
  private:

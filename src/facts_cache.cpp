@@ -73,6 +73,7 @@ FileFacts FactsCache::get(const std::string& file, bool is_label, const std::fun
     const auto entry = entries_.find(key);
     if (has_stamp && entry != entries_.end() && entry->second.stamp == stamp) {
       found_ += entry->second.kept;
+      entry->second.kept = false;  // a file that two lists name is one
       return entry->second.facts;
     }
     ++read_;

@@ -45,8 +45,8 @@ class ImageFile {
 // Says that a label holds a value that is neither a class nor ignored, at which pixel, and which values are.
 std::string bad_value_text(int value, int64_t row, int64_t column, const std::array<int16_t, 256>& value_to_class);
 
-// Encoders of results, through files.h: a PNG gets the mark of those (plain_png.h), which write_label_png and write_image do
-// not give, as what they write may be the data itself.
+// Encoders of results, through files.h: PNG and JPEG get the mark of those (result_mark.h), which write_label_png and
+// write_image do not give, as what they write may be the data itself.
 void write_picture(const std::string& path, const cv::Mat& picture);   // by the ending; 8-bit, BGR or of one channel
 void write_result_png(const std::string& path, const Tensor& pixels);  // uint8, grey [H, W] or RGB [H, W, 3]
 

@@ -24,6 +24,7 @@
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -542,8 +543,7 @@ void write_label_png(const std::string& path, const Tensor& label_HW) {
 void write_image(const std::string& path, const Tensor& image_HWC) {
   TORCH_CHECK(image_HWC.dim() == 3 && image_HWC.size(2) == 3 && image_HWC.scalar_type() == at::kByte,
               "write_image wants uint8 [H, W, 3]");
-  std::string extension = std::filesystem::path(path).extension().string();
-  for (char& letter : extension) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  const std::string extension = lowered(std::filesystem::path(path).extension().string());
   if (extension != ".png" && extension != ".jpg" && extension != ".jpeg")
     throw Error(ErrorKind::kConfig, "pictures cannot be written with this ending", path, "use .png or .jpg");
   write_encoded(extension, path, image_HWC, /*is_result=*/false);

@@ -15,13 +15,15 @@
 
 namespace {
 
-// What was printed must have arrived where it goes to a file; who reads a pipe may have had enough.
+// What was printed must have arrived where it goes to a file; who reads a pipe may have had enough, and a terminal may be gone.
 void require_told() {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
   struct stat to {};
-  if (::fstat(STDOUT_FILENO, &to) == 0 && (S_ISFIFO(to.st_mode) || S_ISSOCK(to.st_mode))) return;
-  throw semiseg::Error(semiseg::ErrorKind::kDisk, "what was to be printed could not be written", "standard output",
-                       "is the disk full?");
+  const bool is_file =
+      ::fstat(STDOUT_FILENO, &to) == 0 && (S_ISREG(to.st_mode) || S_ISCHR(to.st_mode)) && ::isatty(STDOUT_FILENO) == 0;
+  if (is_file)
+    throw semiseg::Error(semiseg::ErrorKind::kDisk, "what was to be printed could not be written", "standard output",
+                         "is the disk full?");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -10,6 +11,7 @@
 #include "result_mark.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -88,12 +90,16 @@ void require_report(const std::string& path, ReportKind kind) {
   require_writable(path);
   std::error_code none;
   if (!fs::is_regular_file(path, none) || fs::file_size(path, none) == 0) return;
-  constexpr size_t kMost = size_t{1} << 26;  // no report is longer
-  const bool long_one = fs::file_size(path, none) > kMost;
-  const std::string text = long_one ? "" : read_file(path);
-  const bool json = nlohmann::json::accept(text),
-             html = text.rfind("<!doctype html", 0) == 0 || text.rfind("<!DOCTYPE html", 0) == 0;
-  if (kind == ReportKind::kJson ? !json : !html)
+  std::ifstream file(path, std::ios::binary);
+  constexpr std::string_view kHtml = "<!doctype html";
+  std::string beginning(kHtml.size(), '\0');
+  file.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
+  const auto is_json = [&] {
+    file.clear();
+    file.seekg(0);
+    return nlohmann::json::accept(file);
+  };
+  if (kind == ReportKind::kJson ? !is_json() : lowered(beginning) != kHtml)
     throw Error(ErrorKind::kConfig,
                 str("this is no ", kind == ReportKind::kJson ? "JSON" : "HTML", ", and the report would replace it"), path,
                 "name another file, or move this one away");

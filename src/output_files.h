@@ -19,14 +19,14 @@ class FileNames {
 };
 
 // Throws Error(kConfig) where one of `files` is there and is not for results to replace: an image, a label or a list that the
-// config names, as far as its lists can be read here, or a PNG without the mark of results (plain_png.h). `flag` is what names
-// the folder to write to: "-o".
+// config names, as far as its lists can be read here, or a picture without the mark of results (result_mark.h). `flag` is what
+// names the folder to write to: "-o".
 void require_replaceable(const std::vector<std::string>& files, const Config& config, const std::string& flag);
 
 // Throws where no file can be written at `path`: Error(kConfig) for a folder, else Error(kDisk) as writing would. `path` stays
 // as it is.
 void require_writable(const std::string& path);
-// The same for a report, and Error(kConfig) where something else than such a report is there: a checkpoint, a config, a list.
+// The same for a report, and Error(kConfig) where a file is there that is no JSON, or no HTML: a checkpoint, a config, a list.
 enum class ReportKind { kJson, kHtml };
 void require_report(const std::string& path, ReportKind kind);
 

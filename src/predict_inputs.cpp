@@ -10,6 +10,7 @@
 
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "spelling.h"
 #include "video_file.h"
 
 namespace semiseg {
@@ -168,9 +169,7 @@ class Inputs {
 
 bool is_image_name(const std::string& path) {
   static const std::set<std::string> known = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"};
-  std::string extension = fs::path(path).extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  return known.count(extension) != 0;
+  return known.count(lowered(fs::path(path).extension().string())) != 0;
 }
 
 std::vector<PredictInput> find_inputs(const std::vector<std::string>& words, const std::string& output) {

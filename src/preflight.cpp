@@ -47,14 +47,14 @@ ValImages measure_val(const ClassCounts& counts) {
 }
 
 // Enough updates for a steady mean where they are short.
-Trial::Times time_steps(Trial& trial) {
+Trial::Times time_steps(Trial& trial, bool on_gpu) {
   constexpr double kSeconds = 3;
   constexpr int64_t kMost = 20;
   trial.step(trial.load());
   const Trial::Times first = trial.time_steps(1);
   const auto more = std::min(kMost, static_cast<int64_t>(kSeconds / std::max(first.step, 1e-6)));
   if (more <= 1) return first;
-  trial.step(trial.load());  // on a GPU a graph is recorded in the third one
+  if (on_gpu) trial.step(trial.load());  // a graph is recorded in the third one
   return trial.time_steps(more);
 }
 
@@ -106,7 +106,7 @@ bool dry_run(Config config) {
   forecast.evaluations = (epochs + config.eval.every - 1) / config.eval.every + (config.eval.first ? 1 : 0);
   forecast.val_images = data->size(Split::kVal);
 
-  const Trial::Times times = time_steps(trial);
+  const Trial::Times times = time_steps(trial, device.is_cuda());
   forecast.step_seconds = times.step;
   forecast.data_wait_seconds = times.data_wait;
   trial.stop_loading();

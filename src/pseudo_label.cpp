@@ -73,7 +73,7 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
 Tensor Threshold::of_class() const {
   if (confidence_.defined()) return (confidence_ * probability_K_ / probability_K_.max()).clamp_max(config_.value);
   // Pixels at least as sure as each bin's lower edge; of the bins that hold the wanted share of them, the highest.
-  // On a GPU not by cumsum, which adds in an order of its own there and says so at each call.
+  // On a GPU not by cumsum, which warns of its order of additions at each call there.
   const auto above_KN = histogram_KN_.is_cuda()
                             ? (histogram_KN_.unsqueeze(1) * at::ones({kBins, kBins}, histogram_KN_.options()).triu()).sum(2)
                             : histogram_KN_.flip({1}).cumsum(1).flip({1});
@@ -174,10 +174,11 @@ LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const Lab
   return {pasted[0], {pasted[1], pasted[2], pasted[3], pasted[4]}};
 }
 
-LabelledView in_reverse(const LabelledView& view) {
-  const auto reverse = [](const Tensor& x) { return x.defined() ? x.flip(0) : x; };
-  const auto& [class_BHW, confidence_BHW, valid_BHW, truth_BHW] = view.labels;
-  return {reverse(view.image_BCHW), {reverse(class_BHW), reverse(confidence_BHW), reverse(valid_BHW), reverse(truth_BHW)}};
+Tensor in_reverse(const Tensor& x) { return x.defined() ? x.flip(0) : x; }
+
+PseudoLabels in_reverse(const PseudoLabels& labels) {
+  return {in_reverse(labels.class_BHW), in_reverse(labels.confidence_BHW), in_reverse(labels.valid_BHW),
+          in_reverse(labels.truth_BHW)};
 }
 
 Tensor pseudo_label_loss(const Tensor& logits_BKhw, const PseudoLabels& labels, const Tensor& accepted_BHW,

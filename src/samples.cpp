@@ -131,9 +131,10 @@ std::vector<Tensor> mixed_views(const SemiConfig& config, Method& method, const 
     const auto view_of = [view](const UnlabeledBatch& of) {
       return of.strong_BCHW.empty() ? of.weak_BCHW : of.strong_BCHW.at(view);
     };
-    LabelledView source{view_of(others), {labels->class_BHW, {}, others.valid_BHW, {}}};
-    if (needs.mix_within) source = in_reverse(source);
-    mixed.push_back(paste(mix_mask(config.mix, source.labels, images, view), source.image_BCHW, view_of(images)));
+    const PseudoLabels of_others{labels->class_BHW, {}, others.valid_BHW, {}};
+    const auto source = needs.mix_within ? in_reverse(of_others) : of_others;
+    const auto image_BCHW = needs.mix_within ? in_reverse(view_of(others)) : view_of(others);
+    mixed.push_back(paste(mix_mask(config.mix, source, images, view), image_BCHW, view_of(images)));
   }
   return mixed;
 }

@@ -33,4 +33,9 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
   return best;
 }
 
+std::string lowered(std::string text) {
+  for (char& c : text) c = static_cast<char>(lower(c));
+  return text;
+}
+
 }  // namespace semiseg

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -33,9 +34,7 @@ double plausible_rate(double frames_per_s) {
 
 bool is_video_name(const std::string& path) {
   static const std::set<std::string> known = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"};
-  std::string extension = std::filesystem::path(path).extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  return known.count(extension) != 0;
+  return known.count(lowered(std::filesystem::path(path).extension().string())) != 0;
 }
 
 VideoReader::VideoReader(std::string path) : path_(std::move(path)) {

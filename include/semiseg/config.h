@@ -89,7 +89,8 @@ struct SemiConfig {
   std::string mix = "cutmix";          // none | cutmix | classmix
   std::string strong_view = "jitter";  // jitter (UniMatch's) | random (AugSeg's: one to three of eleven operations)
   int64_t views = 1;                   // strong views of each unlabelled image
-  double feature_dropout = 0.0;  // share of feature channels dropped in a further stream that learns the same labels; 0: none
+  double feature_dropout = 0.0;  // share of feature channels dropped in a further stream that learns the same labels; 0: none.
+                                 // unimatch_v2: share of images whose strong views have channels dropped
   bool align_distribution = false;  // pseudo-labels are drawn towards the labelled pixel share
   bool undo_class_bias = false;     // pseudo-labels of the probabilities without class weights and logit adjustment
   bool class_weights = false;       // the unsupervised loss takes the supervised one's class weights

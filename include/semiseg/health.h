@@ -42,7 +42,8 @@ struct HealthContext {
 //   acceptance_stuck    more than 99.5 % or less than .5 % of the pseudo-labels are accepted, three epochs in a row, though a
 //                       threshold should select
 //   no_labelled_pixel   a class has no labelled pixel to learn from (first epoch only)
-// Nothing is said of single classes in the first 50 updates from random weights.
+// What is predicted, and as what it is pseudo-labelled, raises none in the first 50 updates, unless the scores before training
+// are those of a trained network: by random weights a class comes and goes.
 std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const HealthContext& context);
 
 // Whether an alarm of history.back() is not the one, of the same kind and classes, that the epoch before gave (for alarms on

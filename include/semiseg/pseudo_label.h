@@ -115,8 +115,10 @@ struct LabelledView {
   PseudoLabels labels;
 };
 LabelledView paste(const Tensor& mask_BHW, const LabelledView& source, const LabelledView& target);
-// The images of a batch in reverse order, for each to be mixed with another one. Tensors may be undefined.
-LabelledView in_reverse(const LabelledView& view);
+// A batch in reverse order, for each image to be mixed with another one of it (the middle one of an odd number with itself).
+// Tensors may be undefined.
+Tensor in_reverse(const Tensor& x);
+PseudoLabels in_reverse(const PseudoLabels& labels);
 
 // --- the loss on them ---
 

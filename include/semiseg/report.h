@@ -114,8 +114,9 @@ class Reporters : public Reporter {
 std::unique_ptr<Reporter> make_metrics_file();  // metrics.jsonl, metrics.csv
 std::unique_ptr<Reporter> make_status_file();   // status.json
 std::unique_ptr<Reporter> make_pictures();      // confusion_matrix.png, results.png, samples/ and the like
-std::unique_ptr<Reporter> make_tensorboard();   // events.out.tfevents.*, with the pictures that are there already
-std::unique_ptr<Reporter> make_terminal();      // progress line and per-class table
+// events.out.tfevents.*, with the pictures that are there already; none where a run `was_done` and has nothing to add.
+std::unique_ptr<Reporter> make_tensorboard(bool was_done = false);
+std::unique_ptr<Reporter> make_terminal();  // progress line and per-class table
 // report.html. REQUIRES: comes after the files that it is made of, which it reads from the run folder.
 std::unique_ptr<Reporter> make_html_report();
 

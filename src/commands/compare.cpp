@@ -31,21 +31,24 @@ void find_killed(RunStatus* status) {
   if (life == Life::kSilent) status->state = "no sign of life";
 }
 
-// Those of the runs that have a finished epoch.
+// Those of the runs that can be read and have a finished epoch.
 std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
   std::vector<RunRecord> runs;
-  std::vector<std::string> young;
+  std::vector<std::pair<std::string, Error>> left_out;
   for (const std::string& dir : dirs) {
     if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
-    RunRecord run = read_run(dir, /*may_be_young=*/true);
-    if (run.status) find_killed(&*run.status);
-    if (run.history.empty())
-      young.push_back(dir);
-    else
+    try {
+      RunRecord run = read_run(dir, /*may_be_young=*/true);
+      if (run.history.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", dir);
+      if (run.status) find_killed(&*run.status);
       runs.push_back(std::move(run));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kData) throw;
+      left_out.emplace_back(dir, error);
+    }
   }
-  if (runs.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", young.front());
-  for (const std::string& dir : young) log_warning(dir + " is left out: no epoch of this run is finished yet");
+  if (runs.empty()) throw left_out.front().second;
+  for (const auto& [dir, error] : left_out) log_warning(dir + " is left out: " + error.what());
   return runs;
 }
 

@@ -1,5 +1,6 @@
 // diagnose: says in plain words why mIoU moved as it did, for a run of semiseg or of any other program.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
@@ -15,6 +16,7 @@
 #include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/health.h"
+#include "shell.h"
 
 namespace semiseg {
 namespace {
@@ -27,10 +29,11 @@ std::string unfinished(const RunRecord& run) {
   const RunStatus& status = *run.status;
   std::string text = str("epoch ", run.history.back().epoch);
   if (status.total_epochs) text += str(" of ", *status.total_epochs);
-  if (status.state == "failed" || status.state == "stopped")
-    return str("this run ", status.state == "failed" ? "failed" : "was stopped", " after ", text, ": ", status.message);
+  if (status.state == "failed") return "this run failed after " + text + (status.message.empty() ? "" : ": " + status.message);
+  if (status.state == "stopped") return "this run was stopped after " + text;
   const Life life = life_of(status, std::time(nullptr), host_name(), process_exists(status.pid));
-  if (life == Life::kGone) return "this run was killed after " + text + "; `semiseg train --resume` goes on with it";
+  if (life == Life::kGone)
+    return "this run was killed after " + text + "; go on with `semiseg train --resume " + shell_quoted(run.dir) + "`";
   return (life == Life::kSilent ? "this run has given no sign of life for a while, after "
                                 : "this run is still training, after ") +
          text;
@@ -82,8 +85,9 @@ void print_epochs(const std::vector<EpochRecord>& history) {
   }
   std::printf("%6s %8s %20s %15s %8s\n", "epoch", "mIoU", "mean class accuracy", "pixel accuracy", "loss");
   for (const EpochRecord* r : shown) {
-    std::printf("%6lld %8.2f %20.2f %15.2f", static_cast<long long>(r->epoch), 100 * r->val->miou,
-                100 * r->val->mean_class_accuracy, 100 * r->val->pixel_accuracy);
+    const double class_accuracy = r->val->mean_class_accuracy;
+    std::printf("%6lld %8.2f %20s %15.2f", static_cast<long long>(r->epoch), 100 * r->val->miou,
+                std::isnan(class_accuracy) ? "-" : format("%.2f", 100 * class_accuracy).c_str(), 100 * r->val->pixel_accuracy);
     if (r->loss > 0) std::printf(" %8.3f", r->loss);
     std::printf("\n");
   }
@@ -96,7 +100,7 @@ void print(const Evidence& evidence, const Diagnosis& diagnosis) {
   std::printf("\n");
   for (const Alarm& finding : diagnosis.findings) print_wrapped(finding.message, "- ", "  ");
   if (diagnosis.settings.empty()) {
-    std::printf("\nNo setting needs to change.\n");
+    std::printf("\nThere is no setting to advise.\n");
     return;
   }
   std::printf("\nWhat to set, the most fitting first, one at a time:\n");

@@ -20,6 +20,7 @@
 #include "semiseg/log.h"
 #include "semiseg/ops.h"
 #include "semiseg/random.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -34,8 +35,7 @@ constexpr double kTolerance = 1e-4;
 enum class Format { kSafetensors, kTorchScript, kOnnx };
 
 Format format_of(const std::string& path) {
-  std::string extension = fs::path(path).extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  const std::string extension = lowered(fs::path(path).extension().string());
   if (extension == ".safetensors") return Format::kSafetensors;
   if (extension == ".pt") return Format::kTorchScript;
   if (extension == ".onnx") return Format::kOnnx;

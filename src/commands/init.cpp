@@ -14,6 +14,7 @@
 #include "semiseg/files.h"
 #include "semiseg/log.h"
 #include "shell.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -134,8 +135,7 @@ Entries pair_one_folder(const std::string& folder) {
       found.lone_labels.insert(found.lone_labels.end(), files.begin(), files.end());
   }
   const auto is_lossy = [](const fs::path& file) {
-    std::string ending = file.extension().string();
-    std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+    const std::string ending = lowered(file.extension().string());
     return ending == ".jpg" || ending == ".jpeg" || ending == ".webp";
   };
   bool paired = false, by_ending = false;

@@ -70,7 +70,7 @@ class PredictionRun {
   void run(const std::vector<PredictInput>& inputs) {
     std::vector<std::future<cv::Mat>> images(inputs.size());
     size_t ahead = 0;
-    for (size_t i = 0; i < inputs.size() && stop_signal() == 0; ++i) {
+    for (size_t i = 0; i < inputs.size() && stop_signal() == 0; ++i, ++begun_) {
       for (; ahead < inputs.size() && ahead <= i + depth_; ++ahead)
         if (!inputs[ahead].video) images[ahead] = pool_.submit([path = inputs[ahead].path] { return load_image(path); });
       show_progress(inputs, i);
@@ -88,6 +88,7 @@ class PredictionRun {
     wait_for_writing(0);
   }
 
+  int64_t begun() const { return begun_; }  // inputs
   int64_t broken() const { return broken_; }
 
   std::string summary() const {
@@ -199,7 +200,7 @@ class PredictionRun {
   const size_t depth_;
   const Stopwatch watch_;
   double reading_ = 0, predicting_ = 0, writing_ = 0;  // seconds of the calling thread
-  int64_t count_ = 0, broken_ = 0;
+  int64_t count_ = 0, begun_ = 0, broken_ = 0;
   std::deque<std::future<void>> pending_;
   ThreadPool pool_;  // last: its tasks use the others
 };
@@ -241,8 +242,8 @@ int run(const Arguments& arguments) {
   prediction.run(inputs);
   log_info(prediction.summary());
   if (stop_signal() != 0) {
-    log_warning(why_stopped(stop_signal()) +
-                str(" before all ", inputs.size(), inputs.size() == 1 ? " input was" : " inputs were", " predicted"));
+    log_warning(str(why_stopped(stop_signal()), "; of ", counted(static_cast<int64_t>(inputs.size()), "input"), " ",
+                    prediction.begun(), prediction.begun() == 1 ? " was" : " were", " begun"));
     return exit_code_of(stop_signal());
   }
   if (prediction.broken() > 0)

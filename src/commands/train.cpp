@@ -10,6 +10,7 @@
 #include "commands/network_file.h"
 #include "parse_number.h"
 #include "preflight.h"
+#include "run_status.h"
 #include "self_training.h"
 #include "semiseg/device.h"
 #include "semiseg/distributed.h"
@@ -39,7 +40,7 @@ std::string run_to_resume(const std::string& word) {
   if (fs::is_directory(word)) {
     const std::string run = run_of_checkpoints(word);
     if (!run.empty() && !fs::is_directory(fs::path(word) / "checkpoints")) fail("holds the checkpoints of a run", use(run));
-    return word;
+    return word.substr(0, std::max<size_t>(1, word.find_last_not_of('/') + 1));
   }
   if (!fs::exists(word)) fail("there is no such run folder", did_you_mean_run(word, "--resume "));
   if (!is_checkpoint(word)) fail("is neither a run folder nor a checkpoint", "name a folder that `semiseg train` made");
@@ -71,6 +72,12 @@ Config resumed_config(const Config& stored, const std::string& where, const std:
                                                                 : "start a new run to change it");
   require_utf8(config);
   return config;
+}
+
+bool was_done(const std::string& run_dir) {
+  const std::string path = run_dir + "/status.json";
+  const auto status = fs::is_regular_file(path) ? parse_status(read_file(path)) : std::nullopt;
+  return status && status->state == "done";
 }
 
 int64_t epochs_of(const std::string& text) {
@@ -171,11 +178,8 @@ int run(const Arguments& arguments) {
     report.add(make_metrics_file());
     report.add(make_status_file());
     report.add(make_pictures());
-    // A finished run that is resumed adds nothing.
-    const bool done = from && extend == 0 &&
-                      (config.optim.steps ? from->state.step >= *config.optim.steps
-                                          : static_cast<int64_t>(from->state.history.size()) >= *config.optim.epochs);
-    if (config.report.tensorboard && !done) report.add(make_tensorboard());  // after the pictures, which it takes in
+    if (config.report.tensorboard)
+      report.add(make_tensorboard(resume && was_done(folder->dir())));  // after the pictures, which it takes in
     report.add(make_terminal());
     if (config.report.html) report.add(make_html_report());
   }

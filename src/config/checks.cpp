@@ -112,6 +112,10 @@ void check_data(const Config& config) {
                "name a list of images and labels, such as `semiseg pseudo-label` writes");
   if (data.format == "synthetic" || config.semi.method == "supervised" || !data.unlabeled.empty()) return;
   const std::string who = "semi.method: " + config.semi.method;
+  if (!fraction && data.format != "list" && !data.labeled.empty())
+    contradict(config, "data.labeled",
+               who + " needs unlabelled images, and data.labeled is \"" + data.labeled + "\", not a fraction that leaves some",
+               "write a fraction such as 1/8, or set data.unlabeled to a list file, too");
   if (!fraction)
     contradict(config, "semi.method", who + " needs unlabelled images",
                data.format == "list" ? "name a list file in data.unlabeled"

@@ -17,6 +17,7 @@
 
 #include "config/text.h"
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg::kinds {
 
@@ -65,8 +66,7 @@ struct Device {
 struct Switch {
   std::optional<bool> parse(const YAML::Node& value) const {
     if (!is_plain(value)) return std::nullopt;
-    std::string text = value.Scalar();
-    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+    const std::string text = lowered(value.Scalar());
     if (text == "true" || text == "yes" || text == "on") return true;
     if (text == "false" || text == "no" || text == "off") return false;
     return std::nullopt;

@@ -1,10 +1,10 @@
 // The CSV files of scores or of confusion matrices that other programs write.
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 
 #include "evidence/csv_forms.h"
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -30,34 +30,33 @@ void settle_epochs(Evidence* evidence) {
   std::stable_sort(history.begin(), history.end(),
                    [](const EpochRecord& a, const EpochRecord& b) { return a.epoch < b.epoch; });
   std::vector<EpochRecord> once;
-  int64_t twice = 0, last = 0;
+  int64_t replaced = 0;
   for (EpochRecord& record : history) {
     if (!once.empty() && once.back().epoch == record.epoch) {
-      ++twice;
-      last = record.epoch;
+      ++replaced;
       once.pop_back();
     }
     once.push_back(std::move(record));
   }
   history = std::move(once);
-  if (twice > 0)
-    evidence->notes.push_back(str(twice == 1 ? str("epoch ", last, " is there twice") : str(twice, " epochs are there twice"),
-                                  ", as where a run was resumed: the later line counts"));
+  if (replaced > 0)
+    evidence->notes.push_back(counted(replaced, "record") +
+                              " of an epoch that is there again further below, as where a run was "
+                              "resumed: the later one counts");
   evidence->counts_from_zero = history.front().epoch == 0;
 }
 
 }  // namespace
 
 std::optional<size_t> index_of(const std::vector<std::string>& names, const std::string& name) {
-  const auto same = [](const std::string& a, const std::string& b) {
-    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
-             return std::tolower(x) == std::tolower(y) || (x == '_' && y == ' ') || (x == ' ' && y == '_');
-           });
+  const auto plain = [](std::string text) {
+    std::replace(text.begin(), text.end(), '_', ' ');
+    return lowered(std::move(text));
   };
   for (size_t i = 0; i < names.size(); ++i)
     if (names[i] == name) return i;
   for (size_t i = 0; i < names.size(); ++i)
-    if (same(names[i], name)) return i;
+    if (plain(names[i]) == plain(name)) return i;
   return std::nullopt;
 }
 

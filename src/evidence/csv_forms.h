@@ -16,7 +16,7 @@ void read_scores(const CsvTable& table, const std::vector<std::string>& header, 
 // Confusion matrices, in pixels; rows are labels, columns predictions.
 void read_matrices(const CsvTable& table, Evidence* evidence);
 
-// The index among `names`, in whatever case; nothing where it is not there.
+// The index among `names`, in whatever case and with _ for spaces; nothing where it is not there.
 std::optional<size_t> index_of(const std::vector<std::string>& names, const std::string& name);
 
 }  // namespace semiseg

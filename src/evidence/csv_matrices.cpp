@@ -2,14 +2,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <map>
-#include <numeric>
 
 #include "evidence/csv_forms.h"
 #include "semiseg/error.h"
 #include "semiseg/metrics.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -17,6 +16,7 @@ namespace {
 using Row = CsvTable::Row;
 
 constexpr int64_t kMostClasses = 4096;  // more is a misread file
+constexpr double kMostPixels = 4e18;    // in int64
 
 // The side of a square of so many cells; nothing where it is none, or has less than two classes.
 std::optional<size_t> side_of(size_t cells) {
@@ -41,11 +41,10 @@ class MatricesReader {
     } else {
       const bool epochs = keys[0] == "epoch";
       // A table with the classes on both sides, as pandas writes it.
-      labelled_ = !epochs && std::none_of(table_.blocks().begin(), table_.blocks().end(), [](const auto& block) {
-        return std::any_of(block.begin(), block.end(), [](const Row& row) { return number_in(row.cells[0]).has_value(); });
-      });
+      labelled_ = !epochs && (keys[0].empty() || first_cells_are_names());
       read_rows(epochs, {header.begin() + (epochs || labelled_ ? 1 : 0), header.end()});
     }
+    if (are_indices(names_)) names_.clear();
     if (evidence_.class_names.empty()) evidence_.class_names = names_;
     leave_out_totals();
     turn_transposed();
@@ -65,10 +64,22 @@ class MatricesReader {
         {"target", "label"},    {"ground_truth", "label"}, {"predicted", "prediction"},
         {"pred", "prediction"}, {"npredictions", "count"}, {"n", "count"},
         {"pixels", "count"}};
-    std::string key = name;
-    std::transform(key.begin(), key.end(), key.begin(), [](unsigned char c) { return std::tolower(c); });
-    const auto found = others.find(key);
-    return found == others.end() ? key : found->second;
+    const auto found = others.find(lowered(name));
+    return found == others.end() ? lowered(name) : found->second;
+  }
+
+  // "0", "1", ...: no names.
+  static bool are_indices(const std::vector<std::string>& names) {
+    for (size_t i = 0; i < names.size(); ++i)
+      if (names[i] != std::to_string(i)) return false;
+    return true;
+  }
+
+  bool first_cells_are_names() const {
+    for (const auto& block : table_.blocks())
+      for (const Row& row : block)
+        if (number_in(row.cells[0])) return false;
+    return true;
   }
 
   // Without a header: K + 1 columns, the first of which is equal over K rows at a time and then rises.
@@ -89,7 +100,8 @@ class MatricesReader {
     return true;
   }
 
-  // Of whole matrices every line holds as many pixels; of their rows it does not.
+  // Of whole matrices every line counts the same pixels; rows of one matrix do only where classes have equally many. One line
+  // is no square matrix.
   bool has_equal_sums(size_t skip) const {
     std::optional<double> sum;
     for (const auto& block : table_.blocks())
@@ -106,12 +118,18 @@ class MatricesReader {
   void read_rows(bool with_epoch, const std::vector<std::string>& names) {
     names_ = names;
     const size_t skip = with_epoch || labelled_ ? 1 : 0;
+    const bool lines_are_matrices = names.empty() && has_equal_sums(skip);
     int64_t number = 0;
     for (const auto& block : table_.blocks()) {
       const size_t cells = block.front().cells.size() - skip;
       // One matrix a line, row after row.
-      const auto flat = names.empty() && has_equal_sums(skip) ? side_of(cells) : std::nullopt;
-      if (flat && block.size() % cells != 0) {
+      const auto flat = lines_are_matrices ? side_of(cells) : std::nullopt;
+      if (flat) {
+        if (block.size() % cells == 0)
+          table_.fail(block.front().line,
+                      str("these lines may be matrices of ", cells, " classes, a line for each, or of ", *flat,
+                          " classes in a line each"),
+                      "name the classes in a first line, or write the matrices apart");
         for (const Row& row : block) {
           table_.require_width(row, cells + skip);
           matrices_.push_back({with_epoch ? table_.whole(row, 0, "number of an epoch") : ++number, row.line,
@@ -239,9 +257,8 @@ class MatricesReader {
     if (moves(/*summed=*/1) < kSomething || moves(/*summed=*/0) > kNothing) return;
     for (Matrix& matrix : matrices_) matrix.counts_KK = matrix.counts_KK.t().contiguous();
     evidence_.notes.push_back(
-        "rows are taken as predictions and columns as labels: the sums of the columns stay the same from epoch to epoch, as "
-        "those "
-        "of labels do");
+        "rows are taken as predictions and columns as labels: the sums of the columns stay the same from epoch "
+        "to epoch, as those of labels do");
   }
 
   // Classes in the order of the names that are asked for.
@@ -271,7 +288,13 @@ class MatricesReader {
     if (!evidence_.history.empty() && static_cast<int64_t>(evidence_.history.front().val->iou.size()) != K)
       table_.fail(matrix.line,
                   str("a confusion matrix of ", K, " classes after one of ", evidence_.history.front().val->iou.size()));
-    if (counts_KK.sum().item<int64_t>() == 0) table_.fail(matrix.line, "this confusion matrix counts no pixel");
+    const double pixels = counts_KK.to(at::kDouble).sum().item<double>();
+    if (pixels == 0) table_.fail(matrix.line, "this confusion matrix counts no pixel");
+    if (pixels > kMostPixels) table_.fail(matrix.line, "this confusion matrix holds more pixels than can be counted");
+    if (evidence_.history.empty() && (counts_KK.sum(1) == counts_KK.sum(1)[0]).all().item<bool>())
+      evidence_.notes.push_back(
+          "every line of the matrix sums to the same: where lines were normalised, shares and scores are those of classes of "
+          "one size");
     EpochRecord record;
     record.epoch = matrix.epoch;
     record.val = scores_of(counts_KK);

@@ -1,35 +1,35 @@
 // CSV files with a line of scores per epoch.
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <limits>
 #include <map>
-#include <numeric>
 #include <set>
+#include <utility>
 
 #include "evidence/csv_forms.h"
+#include "health/words.h"
+#include "parse_number.h"
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
 
 using Row = CsvTable::Row;
 
+constexpr size_t kMostColumns = 8;  // that a message lists
+
 // What a column holds: "miou", "epoch", "loss", ..., or of a class "iou", "class_accuracy", "label_share", "prediction_share".
 struct Meaning {
   std::string key;   // "": something else
   std::string name;  // of the class
+  int rank = 0;      // of columns with one meaning, that of the validation images counts, then that of test images, then any
 };
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
-  return text;
-}
 
 // Takes one of the words, and what separates it, off the front.
 bool take_prefix(std::string* text, const std::vector<std::string>& words) {
   for (const std::string& word : words)
-    if (text->size() > word.size() + 1 && lower(text->substr(0, word.size())) == word &&
+    if (text->size() > word.size() + 1 && lowered(text->substr(0, word.size())) == word &&
         std::string("/._ :-").find((*text)[word.size()]) != std::string::npos) {
       text->erase(0, word.size() + 1);
       return true;
@@ -42,19 +42,23 @@ Meaning of_class(std::string text) {
   static const std::vector<std::pair<std::string, std::string>> kinds{
       {"class_accuracy", "class_accuracy"}, {"label_share", "label_share"}, {"prediction_share", "prediction_share"},
       {"accuracy", "class_accuracy"},       {"acc", "class_accuracy"},      {"iou", "iou"}};
-  static const std::set<std::string> not_classes{"loss", "mean", "avg", "std", "min", "max", "all", "total", "best"};
+  static const std::set<std::string> not_classes{
+      "loss",     "mean",  "avg",   "std",  "min", "max",   "all",           "best",
+      "weighted", "micro", "macro", "freq", "fw",  "total", "freq_weighted", "frequency_weighted",
+      "boundary"};
   for (const auto& [word, key] : kinds) {
     std::string name = text;
     if (text.size() > word.size() + 2 && text.back() == ')' && text[word.size()] == '(' &&
-        lower(text.substr(0, word.size())) == word)
+        lowered(text.substr(0, word.size())) == word)
       name = text.substr(word.size() + 1, text.size() - word.size() - 2);
     else if (!take_prefix(&name, {word})) {
-      if (text.size() < word.size() + 2 || lower(text.substr(text.size() - word.size())) != word ||
+      if (text.size() < word.size() + 2 || lowered(text.substr(text.size() - word.size())) != word ||
           std::string("/._ :").find(text[text.size() - word.size() - 1]) == std::string::npos)
         continue;
       name = text.substr(0, text.size() - word.size() - 1);
     }
-    if (not_classes.count(lower(name)) != 0) continue;
+    const bool threshold = name.find('.') != std::string::npos && number_in(name).has_value();  // "iou_0.5"
+    if (not_classes.count(lowered(name)) != 0 || threshold) continue;
     return {key, name};
   }
   return {};
@@ -71,6 +75,7 @@ Meaning meaning_of(const std::string& header) {
       {"iteration", "step"},
       {"miou", "miou"},
       {"mean_iou", "miou"},
+      {"mean_io_u", "miou"},
       {"iou_mean", "miou"},
       {"mean_jaccard", "miou"},
       {"mean_class_accuracy", "mean_class_accuracy"},
@@ -95,15 +100,19 @@ Meaning meaning_of(const std::string& header) {
   // Weights & Biases: "run - val/mIoU", with columns of its smallest and largest value beside it.
   if (text.ends_with("__MIN") || text.ends_with("__MAX")) return {};
   if (const size_t dash = text.rfind(" - "); dash != std::string::npos) text.erase(0, dash + 3);
+  for (const char* unit : {"(%)", "[%]"})
+    if (text.ends_with(unit)) text.resize(text.find_last_not_of(' ', text.size() - 4) + 1);
   const bool of_training = take_prefix(&text, {"train", "training"});
-  const bool of_validation = !of_training && take_prefix(&text, {"val", "valid", "validation", "eval", "test"});
-  std::string key = lower(text);
+  const bool of_validation = !of_training && take_prefix(&text, {"val", "valid", "validation", "eval"});
+  const bool of_test = !of_training && !of_validation && take_prefix(&text, {"test"});
+  std::string key = lowered(text);
   std::replace(key.begin(), key.end(), ' ', '_');
   std::replace(key.begin(), key.end(), '-', '_');
   if (const auto found = known.find(key); found != known.end()) {
     const bool time = found->second == "epoch" || found->second == "step";
-    if (found->second == "loss" ? of_validation : of_training && !time) return {};
-    return {found->second, ""};
+    const bool other_side = found->second == "loss" ? of_validation || of_test : (of_training && !time);
+    if (other_side) return {};
+    return {found->second, "", of_validation ? 2 : of_test ? 1 : 0};
   }
   return of_training ? Meaning{} : of_class(text);
 }
@@ -127,48 +136,56 @@ class ScoresReader {
 
   void find_columns() {
     std::vector<std::string> names, unread;
+    std::map<std::string, int> ranks;
     for (size_t i = 0; i < header_.size(); ++i) {
       const Meaning meaning = meaning_of(header_[i]);
       if (!meaning.name.empty()) {
         of_class_[meaning.key].emplace_back(meaning.name, i);
         if (meaning.key == "iou") names.push_back(meaning.name);
-      } else if (meaning.key.empty() || !column_.emplace(meaning.key, i).second) {
-        if (meaning.key == "miou" || meaning.key == "mean_class_accuracy" || meaning.key == "pixel_accuracy")
-          table_.fail(table_.header_line(), "two columns are called " + meaning.key, "leave the other one out: " + header_[i]);
-        if (!header_[i].empty()) unread.push_back("\"" + header_[i] + "\"");
+        continue;
       }
+      size_t left_out = i;
+      if (!meaning.key.empty()) {
+        const auto [at, is_new] = column_.emplace(meaning.key, i);
+        if (is_new) {
+          ranks[meaning.key] = meaning.rank;
+          continue;
+        }
+        const bool is_score = meaning.key == "miou" || meaning.key == "mean_class_accuracy" || meaning.key == "pixel_accuracy";
+        if (is_score && meaning.rank == ranks[meaning.key])
+          table_.fail(table_.header_line(), "two columns are called " + meaning.key, "leave the other one out: " + header_[i]);
+        if (meaning.rank > ranks[meaning.key]) {
+          left_out = std::exchange(at->second, i);
+          ranks[meaning.key] = meaning.rank;
+        }
+      }
+      if (!header_[left_out].empty()) unread.push_back(quoted_header(left_out));
     }
     for (const char* key : {"miou", "pixel_accuracy"})
       if (!has(key))
         table_.fail(
-            table_.header_line(), str("no column is called ", key, "; there are ", listed(header_)),
+            table_.header_line(), str("no column is called ", key, "; there are ", list_of(header_, kMostColumns)),
             "columns are epoch, miou, mean_class_accuracy, pixel_accuracy, loss, and iou/NAME of a class, or as mmsegmentation "
             "and others call them");
-    find_classes(names);
-    if (!unread.empty()) evidence_.notes.push_back("columns that say nothing here: " + listed(unread));
+    find_classes(names, &unread);
+    if (!unread.empty()) evidence_.notes.push_back("columns that say nothing here: " + list_of(unread, kMostColumns));
   }
 
-  static std::string listed(const std::vector<std::string>& words) {
-    constexpr size_t kMost = 8;
-    std::string text;
-    for (size_t i = 0; i < std::min(words.size(), kMost); ++i) text += (i == 0 ? "" : ", ") + words[i];
-    return words.size() > kMost ? text + str(" and ", words.size() - kMost, " more") : text;
-  }
+  std::string quoted_header(size_t at) const { return "\"" + header_[at] + "\""; }
 
   // Columns of classes are put in one order, by name.
-  void find_classes(const std::vector<std::string>& names) {
-    const bool named_outside = !evidence_.class_names.empty();
-    if (!named_outside) evidence_.class_names = names;
+  void find_classes(const std::vector<std::string>& names, std::vector<std::string>* unread) {
+    if (evidence_.class_names.empty()) evidence_.class_names = names;
     const std::vector<std::string>& classes = evidence_.class_names;
-    const bool numbers = named_outside && std::all_of(names.begin(), names.end(), [](const auto& name) {
-                           return name.find_first_not_of("0123456789") == std::string::npos && name.size() < 5;
-                         });
     for (auto& [kind, columns] : of_class_) {
       std::vector<std::optional<size_t>> in_order(classes.size());
       for (const auto& [name, at] : columns) {
         auto c = index_of(classes, name);
-        if (!c && numbers && std::stoul(name) < classes.size()) c = std::stoul(name);
-        if (!c && kind != "iou") continue;
+        if (const auto number = parse_number<size_t>(name); !c && number && *number < classes.size()) c = *number;
+        if (!c && kind != "iou") {
+          unread->push_back(quoted_header(at));
+          continue;
+        }
         if (!c)
           table_.fail(table_.header_line(),
                       "the class \"" + name + "\" of the column \"" + header_[at] + "\" is not one of --classes");
@@ -210,12 +227,28 @@ class ScoresReader {
     if (without > 0)
       evidence_.notes.push_back(str(without, without == 1 ? " line has" : " lines have", " no pixel accuracy and ",
                                     without == 1 ? "is" : "are", " left out"));
-    if (!has("epoch") && has("step")) {
-      const size_t step = column_.at("step");
-      std::stable_sort(rows_.begin(), rows_.end(),
-                       [&](const Row* a, const Row* b) { return table_.value(*a, step) < table_.value(*b, step); });
-      evidence_.notes.push_back("epochs are the lines in the order of \"" + header_[step] + "\"");
+    order_rows();
+  }
+
+  // By epoch where there is a column of whole numbers; by step, or as they come, else, and where an epoch was evaluated more
+  // than once on its way.
+  void order_rows() {
+    const auto of = [&](const char* key, const Row* row) { return number_in(row->cells[column_.at(key)]).value_or(0); };
+    const auto is_sorted_without_twins = [&](const char* key) {
+      return std::adjacent_find(rows_.begin(), rows_.end(),
+                                [&](const Row* a, const Row* b) { return of(key, a) >= of(key, b); }) == rows_.end();
+    };
+    bool by_epoch = has("epoch");
+    if (by_epoch) {
+      const bool whole = std::all_of(rows_.begin(), rows_.end(),
+                                     [&](const Row* row) { return of("epoch", row) == std::floor(of("epoch", row)); });
+      by_epoch = whole && (!has("step") || is_sorted_without_twins("epoch") || !is_sorted_without_twins("step"));
     }
+    if (by_epoch || (!has("epoch") && !has("step"))) return;
+    const char* by = has("step") ? "step" : "epoch";
+    std::stable_sort(rows_.begin(), rows_.end(), [&](const Row* a, const Row* b) { return of(by, a) < of(by, b); });
+    evidence_.notes.push_back("epochs are the lines in the order of \"" + header_[column_.at(by)] + "\"");
+    column_.erase("epoch");
   }
 
   void find_units() {
@@ -271,6 +304,13 @@ class ScoresReader {
     fill("class_accuracy", &scores.class_accuracy);
     fill("label_share", &scores.label_share);
     fill("prediction_share", &scores.prediction_share);
+    const auto lacks_share = [&](const char* kind) {
+      const auto found = by_class_.find(kind);
+      return found != by_class_.end() &&
+             std::any_of(found->second.begin(), found->second.end(), [&](const auto& at) { return is_absent(row.cells[*at]); });
+    };
+    if (lacks_share("label_share") || lacks_share("prediction_share"))
+      scores.label_share.clear(), scores.prediction_share.clear();
     record.val = scores;
     return record;
   }
@@ -278,27 +318,35 @@ class ScoresReader {
   // IoU is no higher than class accuracy, in the mean neither.
   void require_possible() {
     constexpr double kRounding = 0.005;
-    int64_t impossible = 0;
-    for (const EpochRecord& record : evidence_.history)
-      impossible += record.val->miou > record.val->mean_class_accuracy + kRounding;
-    if (impossible == 0) return;
-    const Scores& first = *evidence_.history.front().val;
-    const std::string what =
-        str("mIoU is above the mean class accuracy in ", impossible, impossible == 1 ? " line" : " lines", ", which cannot be");
+    std::vector<size_t> impossible;
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      const Scores& scores = *evidence_.history[i].val;
+      if (scores.miou > scores.mean_class_accuracy + kRounding) impossible.push_back(i);
+    }
+    if (impossible.empty()) return;
+    const Scores& first = *evidence_.history[impossible.front()].val;
+    const std::string what = str("mIoU is above the mean class accuracy in ",
+                                 counted(static_cast<int64_t>(impossible.size()), "line"), ", which cannot be");
     if (table_.header().empty())
-      table_.fail(rows_.front()->line,
-                  what + format(" (%.2f %%", 100 * first.miou) + format(" and %.2f %%)", 100 * first.mean_class_accuracy),
+      table_.fail(rows_[impossible.front()]->line,
+                  what + format(" (%.2f %% and %.2f %%)", 100 * first.miou, 100 * first.mean_class_accuracy),
                   "name the columns in a first line: epoch,miou,mean_class_accuracy,pixel_accuracy");
     evidence_.notes.push_back(what + ": are two columns exchanged, or of other images?");
   }
 
   // What columns of one kind are divided by: 100 where they hold percent, which may be below 1, else 1. Fails where some lines
-  // hold percent and others fractions. The lines are compared by their largest value, but for scores before training, which may
-  // be anything.
+  // hold percent and others fractions. The lines are compared by their largest value, but for an epoch 0, whose scores may be
+  // those before training, and anything.
   double unit_of(const std::vector<const Row*>& rows, const std::vector<size_t>& columns, const std::string& kind) {
+    const Row* marked = nullptr;  // with a percent sign
+    const Row* plain = nullptr;
     for (const Row* row : rows)
       for (const size_t at : columns)
-        if (row->cells[at].ends_with('%')) return 100;
+        if (!is_absent(row->cells[at])) (row->cells[at].ends_with('%') ? marked : plain) = row;
+    if (marked != nullptr && plain != nullptr)
+      table_.fail(plain->line, str("has no percent sign for ", kind, ", as line ", marked->line, " has"),
+                  "give all of a column as fractions, or all as percent");
+    if (marked != nullptr) return 100;
     struct Most {
       double value;
       const Row* row;
@@ -312,8 +360,8 @@ class ScoresReader {
         if (const auto number = number_in(row->cells[at]); number && *number > most.value) most = {*number, row, at};
       percent = percent || most.value > 1;
       const auto epoch = column_.find("epoch");
-      const bool before_training = epoch != column_.end() && number_in(row->cells[epoch->second]) == 0;
-      if (most.value > 0 && !before_training) lines.push_back(most);
+      const bool may_be_start = epoch != column_.end() && number_in(row->cells[epoch->second]) == 0;
+      if (most.value > 0 && !may_be_start) lines.push_back(most);
     }
     const auto small = std::find_if(lines.begin(), lines.end(), [](const Most& line) { return line.value <= 1; });
     const auto large = std::find_if(lines.begin(), lines.end(), [](const Most& line) { return line.value > 1; });

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include "parse_number.h"
 #include "semiseg/error.h"
 #include "semiseg/files.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -17,13 +20,19 @@ bool all_digits(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
-// "0,2459", where something else separates the cells, is .2459.
+// "0,2459" is .2459.
 void read_decimal_comma(std::string* cell) {
   const size_t comma = cell->find(',');
   if (comma == std::string::npos || !all_digits(std::string_view(*cell).substr(comma + 1))) return;
   std::string with_point = *cell;
   with_point[comma] = '.';
   if (number_in(with_point)) *cell = with_point;
+}
+
+bool is_blank(char c) { return c == '\r' || c == ' ' || c == '\t'; }
+
+bool is_header(const std::vector<std::string>& cells) {
+  return std::any_of(cells.begin(), cells.end(), [](const std::string& cell) { return !number_in(cell); });
 }
 
 }  // namespace
@@ -37,10 +46,8 @@ std::optional<double> number_in(std::string_view cell) {
 }
 
 bool is_absent(const std::string& cell) {
-  static const std::vector<std::string> absent{"", "-", "nan", "na", "n/a", "none", "null"};
-  std::string lower = cell;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
-  return std::find(absent.begin(), absent.end(), lower) != absent.end();
+  static const std::set<std::string> absent{"", "-", "nan", "na", "n/a", "none", "null", "inf", "-inf"};
+  return absent.count(lowered(cell)) != 0;
 }
 
 CsvTable::CsvTable(const std::string& path) : path_(path) {
@@ -48,14 +55,20 @@ CsvTable::CsvTable(const std::string& path) : path_(path) {
   if (text.rfind("\xef\xbb\xbf", 0) == 0) text.erase(0, 3);
   if (text.find('\0') != std::string::npos)
     fail(1, "is no text in UTF-8 (a table saved as Unicode text is UTF-16)", "save it as CSV in UTF-8");
+  for (const char* word : {"tensor(", "array("})
+    if (text.rfind(word, 0) == 0) text.erase(0, std::string_view(word).size());
   const size_t first = text.find_first_not_of(" \t\r\n");
-  if (first != std::string::npos && text[first] == '{') fail(1, "is JSON with names, not CSV", "of a run of semiseg give the folder");
-  split(std::move(text));
+  if (first != std::string::npos && text[first] == '{')
+    fail(1, "is JSON with names, not CSV", "of a run of semiseg give the folder");
+  if (first != std::string::npos && text[first] == '[')
+    split_brackets(text);
+  else
+    split(text);
   if (blocks_.empty()) fail(1, "the file is empty");
 
   const std::vector<std::string>& cells = blocks_.front().front().cells;
   header_line_ = blocks_.front().front().line;
-  if (std::all_of(cells.begin(), cells.end(), [](const auto& cell) { return number_in(cell).has_value(); })) return;
+  if (!is_header(cells)) return;
   header_ = cells;
   blocks_.front().erase(blocks_.front().begin());
   if (blocks_.front().empty()) blocks_.erase(blocks_.begin());
@@ -66,36 +79,73 @@ void CsvTable::fail(int line, const std::string& problem, const std::string& hin
   throw Error(ErrorKind::kData, problem, str(path_, ":", line), hint);
 }
 
-// Cells are separated by what the first line has of semicolon, tab, comma, else by spaces. Brackets, as numpy prints and JSON
-// writes them, are left out.
-void CsvTable::split(std::string text) {
-  const bool brackets = text.find('[') != std::string::npos;
-  text.erase(std::remove_if(text.begin(), text.end(), [](char c) { return c == '[' || c == ']'; }), text.end());
+// Cells are separated by what the first line has of semicolon, tab, comma, else by spaces.
+void CsvTable::split(const std::string& text) {
   char separator = 0;
   bool open = false;
   int line = 0;
+  std::optional<Row> comment;  // the newest above the first line
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
     std::string words = text.substr(at, end - at);
     at = end + 1;
     ++line;
-    const auto is_blank = [](char c) { return c == '\r' || c == ' ' || c == '\t'; };
     while (!words.empty() && is_blank(words.back())) words.pop_back();
-    words.erase(0, words.find_first_not_of(" "));
-    if (brackets && words.ends_with(',')) words.pop_back();
     if (words.empty()) {
       open = false;
       continue;
     }
-    if (words[0] == '#') continue;
+    const bool is_comment = words[0] == '#';
+    if (is_comment && !blocks_.empty()) continue;
     if (separator == 0) {
       separator = ' ';
       for (const char candidate : {',', '\t', ';'})
         if (words.find(candidate) != std::string::npos) separator = candidate;
     }
+    if (is_comment) {
+      comment = Row{line, cells_of(words.substr(1), separator, line)};
+      separator = 0;
+      continue;
+    }
     if (!open) blocks_.emplace_back();
     open = true;
     blocks_.back().push_back({line, cells_of(words, separator, line)});
+    // numpy.savetxt puts names behind a #.
+    if (comment && comment->cells.size() == blocks_[0][0].cells.size() && is_header(comment->cells) &&
+        !is_header(blocks_[0][0].cells))
+      blocks_[0].insert(blocks_[0].begin(), *comment);
+    comment.reset();
+  }
+}
+
+// Lists within lists, as numpy and PyTorch print them and JSON writes them: the innermost are rows, those around them blocks.
+void CsvTable::split_brackets(const std::string& text) {
+  Row row{1, {}};
+  bool open = false;
+  int line = 1;
+  std::string cell;
+  const auto end_cell = [&] {
+    if (!cell.empty()) row.cells.push_back(std::move(cell));
+    cell.clear();
+  };
+  for (const char c : text) {
+    if (c == '[') {
+      row.line = line;
+    } else if (c == ']') {
+      end_cell();
+      if (row.cells.empty()) {
+        open = false;
+      } else {
+        if (!open) blocks_.emplace_back();
+        open = true;
+        blocks_.back().push_back(std::exchange(row, {line, {}}));
+      }
+    } else if (c == ',' || c == '\n' || is_blank(c)) {
+      end_cell();
+    } else if (c != ')') {
+      cell += c;
+    }
+    line += c == '\n';
   }
 }
 
@@ -119,7 +169,7 @@ std::vector<std::string> CsvTable::cells_of(const std::string& words, char separ
   for (std::string& cell : cells) {
     cell.erase(0, cell.find_first_not_of(" \t"));
     if (const size_t last = cell.find_last_not_of(" \t"); last != std::string::npos) cell.resize(last + 1);
-    read_decimal_comma(&cell);
+    if (separator != ',') read_decimal_comma(&cell);
   }
   return cells;
 }

@@ -9,7 +9,7 @@
 
 namespace semiseg {
 
-// "24.59", "+0.3" or "24.59%"; nothing where a cell is none.
+// "24.59", "+0.3" or "24.59%" (24.59); nothing where a cell is none.
 std::optional<double> number_in(std::string_view cell);
 // "", "nan", "NA", "None", "-" and the like.
 bool is_absent(const std::string& cell);
@@ -21,7 +21,8 @@ class CsvTable {
     std::vector<std::string> cells;
   };
 
-  // Throws Error(kData): the file is empty, or is no text in UTF-8.
+  // Throws Error(kData): the file is empty, has nothing below its header, is no text in UTF-8, is JSON with names, or a quote
+  // in it is not closed.
   explicit CsvTable(const std::string& path);
 
   // Rows in blocks between blank lines, without the header. Not empty.
@@ -37,7 +38,8 @@ class CsvTable {
   [[noreturn]] void fail(int line, const std::string& problem, const std::string& hint = "see `semiseg diagnose --help`") const;
 
  private:
-  void split(std::string text);
+  void split(const std::string& text);
+  void split_brackets(const std::string& text);
   std::vector<std::string> cells_of(const std::string& words, char separator, int line) const;
 
   std::string path_;

@@ -173,17 +173,19 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
   record.val = scores_of(counts_KK);
   evidence.history = {record};
   if (classes) evidence.class_names = classes->names;
-  const auto counted = [](size_t count, const std::string& one, const std::string& many) {
-    return str(count, " ", count == 1 ? one : many);
+  const auto have = [](size_t count, const std::string& noun) {
+    return counted(static_cast<int64_t>(count), noun) + (count == 1 ? " has" : " have");
   };
-  evidence.notes.push_back(counted(pairs.size(), "pair", "pairs") + " of labels and predictions");
+  evidence.notes.push_back(counted(static_cast<int64_t>(pairs.size()), "pair") + " of labels and predictions");
   if (!unpaired.empty())
-    evidence.notes.push_back(counted(unpaired.size(), "prediction has", "predictions have") + " no label, such as " +
-                             unpaired.front());
-  if (labels.size() > pairs.size())
-    evidence.notes.push_back(counted(labels.size() - pairs.size(), "label has", "labels have") + " no prediction");
-  if (unpredicted > 0)
-    evidence.notes.push_back(str(unpredicted, " labelled pixels are 255 in the predictions and not counted"));
+    evidence.notes.push_back(have(unpaired.size(), "prediction") + " no label, such as " + unpaired.front());
+  if (labels.size() > pairs.size()) evidence.notes.push_back(have(labels.size() - pairs.size(), "label") + " no prediction");
+  if (unpredicted > 0) {
+    const auto labelled = static_cast<double>(counts_KK.sum().item<int64_t>() + unpredicted);
+    evidence.notes.push_back(str(unpredicted, " labelled pixels",
+                                 format(" (%.2f %%)", 100 * static_cast<double>(unpredicted) / labelled),
+                                 " are 255 in the predictions and not counted: the scores are those of the others"));
+  }
   return evidence;
 }
 

@@ -18,7 +18,9 @@ constexpr double kVanished = 0.01;
 constexpr size_t kVanishedGrace = 4;      // epochs
 constexpr int64_t kUpdatesOfChance = 50;  // from random weights: what is predicted is no sign of anything
 // scores_fall
-constexpr double kDeclines = 0.1, kLeastDecline = 0.02, kCollapsed = 0.6;
+constexpr double kDeclines = 0.1, kLeastDecline = 0.02, kCollapsed = 0.6, kLeastPeak = 0.1;
+// mIoU of a network that has learned something, so that what it predicts is no chance
+constexpr double kTrained = 0.2;
 // class_takes_over
 constexpr double kTakesOver = 0.2;
 constexpr size_t kTakesOverGrace = 2;
@@ -30,7 +32,7 @@ constexpr size_t kStuckEpochs = 3;
 bool is_too_early(const std::vector<EpochRecord>& history, const HealthContext& context) {
   const int64_t step = history.back().step;  // 0 where it is not known
   const EpochRecord& first = history.front();
-  const bool began_trained = is_start(first, context) && first.val && first.val->miou >= 0.2;
+  const bool began_trained = is_start(first, context) && first.val && first.val->miou >= kTrained;
   return step > 0 && step < kUpdatesOfChance && !began_trained;
 }
 
@@ -40,6 +42,7 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
   const auto begin = fall_begin(epochs, context);
   if (!begin) return std::nullopt;
   const EpochRecord &from = *epochs[*begin], &to = history.back();
+  if (falls_by_counting(from, to)) return std::nullopt;
   const auto iou = iou_changes(from, to, epochs), shares = share_changes(from, to);
   const auto losing = notable(iou, /*falling=*/true, kMostClasses), growing = notable(shares, /*falling=*/false, 3);
 
@@ -66,21 +69,21 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
   const Epochs epochs = evaluated(history);
   const size_t t = epochs.size() - 1;
   if (t < 2 || fall_begin(epochs, context)) return std::nullopt;  // or miou_falls says more
-  const auto three = [&](size_t end) { return (miou(epochs[end - 2]) + miou(epochs[end - 1]) + miou(epochs[end])) / 3; };
   size_t best = 0;
   for (size_t i = 1; i + 1 < t; ++i)
     if (miou(epochs[i]) > miou(epochs[best])) best = i;
-  const double peak = miou(epochs[best]);
-  bool falls = peak >= kDeclines && std::max(miou(epochs[t]), miou(epochs[t - 1])) < kCollapsed * peak;
-  if (t >= 5 && !falls) {
+  const EpochRecord &from = *epochs[best], &to = history.back();
+  const bool accuracy_rises = accuracy(&to) - accuracy(&from) >= clear_rise(accuracy(&from));
+  if (miou(&from) - miou(&to) < clear_fall(miou(&from)) || accuracy_rises || falls_by_counting(from, to)) return std::nullopt;
+  bool falls = miou(&from) >= kLeastPeak && std::max(miou(&to), miou(epochs[t - 1])) < kCollapsed * miou(&from);
+  if (t + 1 >= kFewEpochs && !falls) {
     double most = 0;
-    for (size_t end = 2; end + 3 <= t; ++end) most = std::max(most, three(end));
-    const double lost = most - three(t);
+    for (size_t end = 2; end + 3 <= t; ++end) most = std::max(most, mean_of_three(epochs, end, miou));
+    const double lost = most - mean_of_three(epochs, t, miou);
     falls = lost >= std::max(kLeastDecline, kDeclines * most) && lost >= noise(epochs, t);
   }
   if (!falls) return std::nullopt;
-  const EpochRecord &from = *epochs[best], &to = history.back();
-  const bool learns = from.loss > to.loss && to.loss > 0;
+  const bool learns = loss_falls(from, to);
   return Alarm{
       "scores_fall",
       str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ", percent(to.val->miou), " (",

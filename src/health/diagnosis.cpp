@@ -37,6 +37,7 @@ class Diagnostician {
     movement_ = movement(/*falls=*/peak.has_value());
     iou_ = iou_changes(*from_, *to_, epochs_);
     mix_up_ = find_mix_up(*to_->val, context_);
+    if (!mix_up_) voids_ = counted_voids(*to_->val, context_);
   }
 
   Diagnosis run() {
@@ -66,34 +67,53 @@ class Diagnostician {
       if (by < clear_fall(miou(from_))) return Movement::kFlat;
       return accuracy_by <= -least ? Movement::kRisesAtThePriceOfAccuracy : Movement::kRises;
     }
-    if (!newly_counted().empty() && common_fall() < clear_fall(miou(from_))) return Movement::kCountsOthers;
-    if (to_->val->mean_class_accuracy - from_->val->mean_class_accuracy >= least) return Movement::kOvercorrects;
+    if (falls_by_counting(*from_, *to_)) return Movement::kCountsOthers;
+    if (calls_too_much()) return Movement::kOvercorrects;
     if (accuracy_by >= least) return Movement::kStarves;
     if (accuracy_by > -least) return Movement::kFalls;
-    return from_->loss > to_->loss && to_->loss > 0 ? Movement::kForgets : Movement::kWorsens;
+    return loss_falls(*from_, *to_) ? Movement::kForgets : Movement::kWorsens;
   }
+
+  // Whether mIoU falls because classes are called where they are not, instead of not being found. With recall r and wrongly
+  // called pixels f, both by labelled pixels, IoU = r / (1 + f): what a class loses is split between the two. Where classes are
+  // not known, mean class accuracy has to tell, which wrongly called pixels do not lower.
+  bool calls_too_much() const {
+    const Scores &a = *from_->val, &b = *to_->val;
+    const auto known = [](const Scores& s) { return !s.class_accuracy.empty() && !s.prediction_share.empty(); };
+    if (!known(a) || !known(b)) return class_accuracy_rises(*from_, *to_);
+    double missed = 0, called = 0;
+    for (const Change& change : iou_changes(*from_, *to_, epochs_)) {
+      const size_t c = change.c;
+      const bool labelled = a.label_share[c] > 0 && b.label_share[c] > 0;
+      if (change.by() >= 0 || !labelled || !a.class_accuracy[c] || !b.class_accuracy[c]) continue;
+      const double ra = *a.class_accuracy[c], rb = *b.class_accuracy[c];
+      const double wa = 1 / (1 + a.prediction_share[c] / a.label_share[c] - ra),
+                   wb = 1 / (1 + b.prediction_share[c] / b.label_share[c] - rb);
+      missed += (ra - rb) * (wa + wb) / 2;
+      called += (wa - wb) * (ra + rb) / 2;
+    }
+    return called > missed;
+  }
+
+  // Whether most of what the losing classes lose is predicted as classes that are rare, too.
+  bool loses_to_rare() const {
+    const Scores& s = *to_->val;
+    double all = 0, rare = 0;
+    for (const size_t c : notable(iou_, /*falling=*/true, kMostClasses))
+      for (size_t p = 0; p < s.confusion.size(); ++p) {
+        if (p == c) continue;
+        all += static_cast<double>(s.confusion[c][p]);
+        if (s.label_share[p] < 1 / static_cast<double>(s.confusion.size())) rare += static_cast<double>(s.confusion[c][p]);
+      }
+    return rare > all / 2;
+  }
+
+  // Whether pixel accuracy is so far above mIoU that some classes must be recognised far less than the frequent ones.
+  bool is_apart() const { return accuracy(to_) - miou(to_) > 0.3; }
 
   bool falls() const {
     return movement_ != Movement::kNone && movement_ != Movement::kRises && movement_ != Movement::kFlat &&
            movement_ != Movement::kRisesAtThePriceOfAccuracy;
-  }
-
-  // Classes that are in the mean of the newest epoch, but were in that of the other one not: without labelled pixels, they
-  // count from the first pixel that is predicted as them.
-  std::vector<size_t> newly_counted() const {
-    std::vector<size_t> classes;
-    const auto &before = from_->val->iou, &now = to_->val->iou;
-    for (size_t c = 0; c < std::min(before.size(), now.size()); ++c)
-      if (!before[c] && now[c]) classes.push_back(c);
-    return classes;
-  }
-
-  // By how much the mean IoU fell of the classes that both epochs have.
-  double common_fall() const {
-    double sum = 0;
-    const auto changes = iou_changes(*from_, *to_, epochs_);
-    for (const Change& change : changes) sum -= change.by();
-    return changes.empty() ? miou(from_) - miou(to_) : sum / static_cast<double>(changes.size());
   }
 
   // By how much mIoU rose in the last third of the evaluated epochs, and how many those are; nothing where the newest is not
@@ -121,14 +141,16 @@ class Diagnostician {
     };
     const Scores &a = *from_->val, &b = *to_->val;
     if (movement_ == Movement::kNone)
-      return say("movement",
-                 str("mIoU is ", percent(b.miou), ", mean class accuracy ", percent(b.mean_class_accuracy), ", pixel accuracy ",
-                     percent(b.pixel_accuracy), "; with one set of scores there is no movement to explain"));
+      return say(
+          "movement",
+          str("mIoU is ", percent(b.miou),
+              std::isnan(b.mean_class_accuracy) ? "" : ", mean class accuracy " + percent(b.mean_class_accuracy),
+              ", pixel accuracy ", percent(b.pixel_accuracy), "; with one set of scores there is no movement to explain"));
     const bool contrary = (miou(to_) - miou(from_)) * (accuracy(to_) - accuracy(from_)) < 0;
     std::string text = str("from ", time_of(*from_, context_), falls() ? ", the best," : "", " to ", time_of(*to_, context_),
                            " ", moved("mIoU", a.miou, b.miou), contrary ? " while " : ", ",
                            moved("pixel accuracy", a.pixel_accuracy, b.pixel_accuracy));
-    if (!std::isnan(b.mean_class_accuracy))
+    if (!std::isnan(a.mean_class_accuracy) && !std::isnan(b.mean_class_accuracy))
       text += "; " + moved("mean class accuracy", a.mean_class_accuracy, b.mean_class_accuracy);
     if (from_->loss > 0 && to_->loss > 0)
       text += str("; the training loss goes from ", format("%.3f", from_->loss), " to ", format("%.3f", to_->loss));
@@ -144,8 +166,10 @@ class Diagnostician {
             "every class alike, so a rare class counts as much as a frequent one. The frequent classes improve, which lifts "
             "pixel accuracy by " +
             points(b.pixel_accuracy - a.pixel_accuracy) + ", while rare classes starve: their pixels " +
-            (b.confusion.empty() ? "most likely " : "") + "go over to frequent classes, which costs mIoU " +
-            points(a.miou - b.miou);
+            (b.confusion.empty() ? "most likely go over to frequent classes"
+             : loses_to_rare()   ? "go over to other rare classes, with which they are confused"
+                                 : "go over to frequent classes") +
+            ", which costs mIoU " + points(a.miou - b.miou);
         if (b.mean_class_accuracy < a.mean_class_accuracy) {
           const double lost = a.mean_class_accuracy - b.mean_class_accuracy;
           text += str(". The ", points(lost), " of mean class accuracy that are lost are as much as ");
@@ -154,7 +178,7 @@ class Diagnostician {
           else
             text += str("one class in ", format("%.0f", 1 / lost), " no longer recognised at all");
         }
-        if (from_->loss > to_->loss && to_->loss > 0)
+        if (loss_falls(*from_, *to_))
           text += ". The loss falls, so training works: it, too, is a mean over pixels and asks for nothing else";
         if (b.iou.empty())
           text +=
@@ -164,14 +188,18 @@ class Diagnostician {
         return say("reason", text);
       }
       case Movement::kOvercorrects:
-        return say("reason",
-                   str("mIoU falls by ", points(a.miou - b.miou), " although mean class accuracy rises by ",
-                       points(b.mean_class_accuracy - a.mean_class_accuracy),
-                       ": more of the rare classes' pixels are found, but they are called where they are not, too, which IoU "
-                       "counts and class accuracy does not. What favours rare classes is too strong: class weights, logit "
-                       "adjustment, rare class sampling, or pseudo-labels that carry their bias on"));
+        return say(
+            "reason",
+            str("mIoU falls by ", points(a.miou - b.miou),
+                class_accuracy_rises(*from_, *to_)
+                    ? " although mean class accuracy rises by " + points(b.mean_class_accuracy - a.mean_class_accuracy)
+                    : std::string(" though the classes that lose are found nearly as before"),
+                ": classes are called where they are not, which IoU counts and class accuracy does not. What favours rare "
+                "classes "
+                "is too strong: class weights, logit adjustment, rare class sampling, or pseudo-labels that carry their bias "
+                "on"));
       case Movement::kCountsOthers: {
-        const auto classes = newly_counted();
+        const auto classes = newly_counted(*from_, *to_);
         std::vector<std::string> parts;
         for (const size_t c : classes)
           parts.push_back(
@@ -179,7 +207,7 @@ class Diagnostician {
                   has_shares(*to_) ? " (predicted on " + percent(to_->val->prediction_share[c]) + " of the pixels)" : ""));
         return say(
             "reason",
-            str("the classes that both epochs count hardly move (", signed_points(-common_fall()),
+            str("the classes that both epochs count hardly move (", signed_points(-common_fall(*from_, *to_)),
                 " points); mIoU falls because ", list_of(parts), classes.size() == 1 ? " counts" : " count",
                 " now: a class without labelled pixels is in no mean until a pixel is predicted as it, and then with an IoU "
                 "of 0. Add validation images that hold it, or leave it out of the classes"),
@@ -199,8 +227,12 @@ class Diagnostician {
                    "that gets worse: wrong pseudo-labels that feed themselves, a learning rate that is too high, or labels "
                    "of the training images that differ from those of validation");
       case Movement::kFalls:
-        return say("reason",
-                   "mIoU falls and pixel accuracy hardly moves: few pixels change hands, but they are those of rare classes");
+        return say("reason", str("mIoU falls and pixel accuracy hardly moves: few pixels change hands, ",
+                                 has_classes(*to_) || !loss_falls(*from_, *to_)
+                                     ? "but they are those of rare classes"
+                                     : "most likely those of rare classes; as the training loss falls meanwhile, it may be "
+                                       "over-fitting, too, which "
+                                       "would take of all classes: a column iou/NAME for each would tell"));
       case Movement::kRisesAtThePriceOfAccuracy:
         return say("reason",
                    "rare classes gain pixels of frequent ones, as with strong class weights: good for mIoU, which weighs "
@@ -213,10 +245,11 @@ class Diagnostician {
                                    context_.config ? " (`semiseg train --resume RUN --extend EPOCHS`)" : ""));
         return say("reason", "mIoU rises: nothing is wrong with its direction");
       case Movement::kFlat:
-        return say("reason", str("mIoU moves by less than what would be clear (3 % of it, half a point",
-                                 epochs_.size() > 3 ? ", and more than its ups and downs from epoch to epoch" : "", ")"));
+        return say("reason",
+                   str("mIoU moves by less than what would be clear (3 % of it, half a point",
+                       epochs_.size() >= kFewEpochs ? ", and more than its ups and downs from epoch to epoch" : "", ")"));
       case Movement::kNone:
-        if (b.pixel_accuracy - b.miou > 0.3)
+        if (is_apart())
           say("reason", str("pixel accuracy is ", points(b.pixel_accuracy - b.miou),
                             " above mIoU: it weighs pixels, mIoU weighs classes, so some classes are recognised far less than "
                             "the frequent ones"));
@@ -280,15 +313,13 @@ class Diagnostician {
   }
 
   void say_voids() {
-    const auto voids = counted_voids(*to_->val, context_);
-    if (voids.empty()) return;
+    if (voids_.empty()) return;
     double share = 0;
-    for (const size_t c : voids) share += to_->val->label_share[c];
-    voids_ = voids;
+    for (const size_t c : voids_) share += to_->val->label_share[c];
     say("mapping",
-        str(list_of(names_of(context_, voids)), voids.size() == 1 ? " is" : " are", " counted as a class, on ", percent(share),
-            " of the labelled pixels, with an IoU of 0: leave such pixels out (255 in the labels)"),
-        voids);
+        str(list_of(names_of(context_, voids_)), voids_.size() == 1 ? " is" : " are", " counted as a class, on ",
+            percent(share), " of the labelled pixels, with an IoU of 0: leave such pixels out (255 in the labels)"),
+        voids_);
   }
 
   std::vector<size_t> worst() const {
@@ -414,9 +445,13 @@ class Diagnostician {
     for (const Seen& s : seen) {
       std::string when = str("epoch ", s.epochs.front());
       if (s.epochs.size() > 1) when = str(s.epochs.size(), " epochs, ", s.epochs.front(), " to ", s.epochs.back());
+      const bool lasts = s.epochs.back() >= to_->epoch, once = s.alarm.kind == "no_labelled_pixel";
+      const std::string of = s.alarm.classes.empty() ? "" : " of " + list_of(s.alarm.classes);
       result_.findings.push_back(
-          {s.alarm.kind, "alarm " + s.alarm.kind + " (" + when + "): " + s.alarm.message, s.alarm.classes});
-      alarmed_ = alarmed_ || (s.alarm.kind != "no_labelled_pixel" && s.epochs.back() >= to_->epoch);
+          {s.alarm.kind,
+           "alarm " + s.alarm.kind + " (" + when + ")" + (lasts || once ? ": " + s.alarm.message : of + " is over"),
+           s.alarm.classes});
+      alarmed_ = alarmed_ || (lasts && !once);
     }
   }
 
@@ -446,8 +481,8 @@ class Diagnostician {
         return;
       case Movement::kNone: {
         // Without single classes the distance between the scores has to tell.
-        const bool apart = !has_classes(*to_) && to_->val->pixel_accuracy - to_->val->miou > 0.3;
-        if (!losing.empty() || alarmed_ || apart) result_.settings = settings_against_starving(history_, losing, context_);
+        if (!losing.empty() || alarmed_ || (!has_classes(*to_) && is_apart()))
+          result_.settings = settings_against_starving(history_, losing, context_);
         return;
       }
       case Movement::kRises:

@@ -1,34 +1,36 @@
 #include "health/mapping.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <map>
 #include <numeric>
 
+#include "health/movement.h"
 #include "health/words.h"
 #include "semiseg/error.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
 
-constexpr double kMostOfIt = 0.5;          // of a class's pixels that are predicted as another one
-constexpr double kFewPixels = 1e-5;        // of all: too few to tell
+constexpr double kMuch = 0.4;              // of a class's pixels that are predicted as another one
+constexpr double kNextToNone = 0.1;        // of them that are right: whoever confuses classes gets some right
 constexpr double kOtherIds = 0.2;          // of all pixels, in ids that occur on one side alone
-constexpr double kShiftedAtLeast = 3;      // classes
+constexpr size_t kShiftedAtLeast = 3;      // classes
+constexpr double kMostOfPixels = 0.5;      // that are labelled as them
 constexpr double kLeastVoidShare = 0.002;  // of all labelled pixels
 
-// The class that most pixels of each class are predicted as; nothing where no class has most of them, or there are few.
+// The class that each class is taken for, itself included; nothing where no class has much of it, or where it is confused with
+// another one but often right.
 std::vector<std::optional<size_t>> taken_as(const Scores& scores) {
   const auto& rows = scores.confusion;
-  double total = 0;
-  for (const auto& row : rows) total += std::accumulate(row.begin(), row.end(), 0.0);
   std::vector<std::optional<size_t>> result(rows.size());
   for (size_t c = 0; c < rows.size(); ++c) {
+    if (has_few_pixels(scores, c)) continue;
     const double sum = std::accumulate(rows[c].begin(), rows[c].end(), 0.0);
-    if (sum == 0 || sum < kFewPixels * total) continue;
     const size_t most = static_cast<size_t>(std::max_element(rows[c].begin(), rows[c].end()) - rows[c].begin());
-    if (static_cast<double>(rows[c][most]) >= kMostOfIt * sum) result[c] = most;
+    const bool wrong = most != c && static_cast<double>(rows[c][c]) <= kNextToNone * sum;
+    if ((most == c || wrong) && static_cast<double>(rows[c][most]) >= kMuch * sum) result[c] = most;
   }
   return result;
 }
@@ -46,7 +48,7 @@ std::optional<MixUp> exchanged(const Scores& scores, const HealthContext& contex
   std::vector<bool> seen(as.size());
   for (size_t first = 0; first < as.size(); ++first) {
     std::vector<size_t> circle;
-    for (std::optional<size_t> c = first; c && !seen[*c] && as[*c] != c && circle.size() <= as.size(); c = as[*c]) {
+    for (std::optional<size_t> c = first; c && !seen[*c] && as[*c] != c; c = as[*c]) {
       if (std::find(circle.begin(), circle.end(), *c) != circle.end()) break;
       circle.push_back(*c);
     }
@@ -78,7 +80,10 @@ std::optional<MixUp> shifted(const Scores& scores, const HealthContext& context)
     by_distance[static_cast<int64_t>(*as[c]) - static_cast<int64_t>(c)].push_back(c);
   }
   for (const auto& [distance, classes] : by_distance) {
-    if (distance == 0 || static_cast<double>(classes.size()) < kShiftedAtLeast || 2 * classes.size() < known) continue;
+    if (distance == 0 || classes.size() < kShiftedAtLeast || 2 * classes.size() <= known) continue;
+    double share = 0;  // rare classes that frequent neighbours swallow are no shift
+    for (const size_t c : classes) share += scores.label_share[c];
+    if (share < kMostOfPixels) continue;
     std::vector<std::string> parts;
     for (const size_t c : classes)
       parts.push_back(str(name_of(context, c), " as ", name_of(context, *as[c]), " (", share_as(scores, c, *as[c]), ")"));
@@ -124,8 +129,7 @@ std::optional<MixUp> find_mix_up(const Scores& scores, const HealthContext& cont
 std::vector<size_t> counted_voids(const Scores& scores, const HealthContext& context) {
   std::vector<size_t> classes;
   for (size_t c = 0; c < scores.label_share.size() && c < scores.prediction_share.size(); ++c) {
-    std::string name = name_of(context, c);
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char letter) { return std::tolower(letter); });
+    const std::string name = lowered(name_of(context, c));
     const bool is_void = name == "void" || name == "unlabeled" || name == "unlabelled" || name == "ignore" ||
                          name == "ignored" || name == "unknown" || name == "class 254" || name == "class 255";
     if (is_void && scores.label_share[c] >= kLeastVoidShare && scores.prediction_share[c] == 0) classes.push_back(c);

@@ -14,6 +14,7 @@ constexpr double kLeastRise = 0.002, kLeastShareOfErrors = 0.03;
 constexpr size_t kStreak = 3;        // evaluated epochs
 constexpr size_t kNoiseMemory = 20;  // steps from epoch to epoch
 constexpr double kNotable = 0.005;   // change of a share or an IoU that is worth a word
+constexpr double kLeastPeak = 0.1;   // of an mIoU that can fall at once
 
 // The usual step of a value from epoch to epoch: a median of absolute values; 0 where there are too few to tell.
 double median_step(std::vector<double> steps) {
@@ -22,9 +23,6 @@ double median_step(std::vector<double> steps) {
   return steps[steps.size() / 2];
 }
 
-bool class_accuracy_rises(const EpochRecord* from, const EpochRecord* to) {  // not where it is not known
-  return to->val->mean_class_accuracy - from->val->mean_class_accuracy >= kLeastRise;
-}
 bool class_accuracy_falls(const EpochRecord* from, const EpochRecord* to) {
   return !(to->val->mean_class_accuracy >= from->val->mean_class_accuracy);
 }
@@ -42,7 +40,8 @@ std::optional<size_t> streak_begin(const Epochs& epochs, size_t t) {
   const double fall = miou(epochs[from]) - miou(epochs[t]);
   if (fall < noise(epochs, from)) return std::nullopt;
   const bool lasting = t - from + 1 >= kStreak && class_accuracy_falls(epochs[from], epochs[t]);
-  const bool sudden = fall >= kSuddenRelativeFall * miou(epochs[from]) && miou(epochs[from]) >= 0.1;
+  const bool sudden = fall >= kSuddenRelativeFall * miou(epochs[from]) && miou(epochs[from]) >= kLeastPeak &&
+                      !class_accuracy_rises(*epochs[from], *epochs[t]);
   return lasting || sudden ? std::optional(from) : std::nullopt;
 }
 
@@ -61,10 +60,6 @@ double mean_before(const Epochs& epochs, size_t end, size_t count, double (*valu
   return sum / static_cast<double>(count);
 }
 
-double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*)) {
-  return mean_before(epochs, end, 3, value);
-}
-
 // An early peak, then a decline with ups and downs. `best` is the end of the best three epochs in a row before the newest
 // three.
 std::optional<size_t> decline_begin(const Epochs& epochs, size_t best, size_t t) {
@@ -75,11 +70,43 @@ std::optional<size_t> decline_begin(const Epochs& epochs, size_t best, size_t t)
   for (size_t i = best - 2; i < best; ++i)
     if (miou(epochs[i]) > miou(epochs[peak])) peak = i;
   const bool clear = fall >= clear_fall(mean_of_three(epochs, best, miou)) && rise >= clear_rise(before) &&
-                     fall >= noise(epochs, t) && is_contrary(epochs, peak, t) && !class_accuracy_rises(epochs[peak], epochs[t]);
+                     fall >= noise(epochs, t) && is_contrary(epochs, peak, t) &&
+                     !class_accuracy_rises(*epochs[peak], *epochs[t]);
   return clear ? std::optional(peak) : std::nullopt;
 }
 
 }  // namespace
+
+double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*)) {
+  return mean_before(epochs, end, 3, value);
+}
+
+bool class_accuracy_rises(const EpochRecord& from, const EpochRecord& to) {
+  return to.val->mean_class_accuracy - from.val->mean_class_accuracy >= kLeastRise;
+}
+
+bool loss_falls(const EpochRecord& from, const EpochRecord& to) { return from.loss > to.loss && to.loss > 0; }
+
+std::vector<size_t> newly_counted(const EpochRecord& from, const EpochRecord& to) {
+  std::vector<size_t> classes;
+  const auto &before = from.val->iou, &now = to.val->iou;
+  for (size_t c = 0; c < std::min(before.size(), now.size()); ++c)
+    if (!before[c] && now[c] && *now[c] == 0) classes.push_back(c);
+  return classes;
+}
+
+double common_fall(const EpochRecord& from, const EpochRecord& to) {
+  double sum = 0;
+  int64_t common = 0;
+  const auto &before = from.val->iou, &now = to.val->iou;
+  for (size_t c = 0; c < std::min(before.size(), now.size()); ++c)
+    if (before[c] && now[c]) sum += *before[c] - *now[c], ++common;
+  return common > 0 ? sum / static_cast<double>(common) : miou(&from) - miou(&to);
+}
+
+bool falls_by_counting(const EpochRecord& from, const EpochRecord& to) {
+  return !newly_counted(from, to).empty() && common_fall(from, to) < clear_fall(miou(&from));
+}
 
 Epochs evaluated(const std::vector<EpochRecord>& history) {
   Epochs epochs;
@@ -98,11 +125,18 @@ double clear_fall(double from) { return std::max(kLeastFall, kLeastRelativeFall 
 double clear_rise(double from) { return std::min(kLeastRise, kLeastShareOfErrors * (1 - from)); }
 
 double noise(const Epochs& epochs, size_t end) {
-  std::vector<double> steps;
-  for (size_t i = end; i > 0 && steps.size() < kNoiseMemory; --i)
+  // A trend makes steps, an alternation makes distances from the neighbours' mean; of white noise both tell the same, once the
+  // latter are scaled by the ratio of their deviations, sqrt(2) to sqrt(1.5).
+  const double kScale = std::sqrt(2 / 1.5);
+  std::vector<double> steps, distances;
+  for (size_t i = end; i > 0 && steps.size() < kNoiseMemory; --i) {
     steps.push_back(std::abs(miou(epochs[i]) - miou(epochs[i - 1])));
-  const double many = std::max(1.0, static_cast<double>(end) / 10);
-  return (kNoiseFactor + 0.8 * std::log(many)) * median_step(std::move(steps));
+    if (i > 1) distances.push_back(kScale * std::abs(miou(epochs[i - 1]) - (miou(epochs[i]) + miou(epochs[i - 2])) / 2));
+  }
+  // The range of many draws grows with the logarithm of their number; fitted to plateaus of white noise.
+  constexpr double kManyEpochs = 10, kGrowth = 0.8;
+  const double many = std::max(1.0, static_cast<double>(end) / kManyEpochs);
+  return (kNoiseFactor + kGrowth * std::log(many)) * std::min(median_step(std::move(steps)), median_step(std::move(distances)));
 }
 
 std::optional<size_t> fall_begin(const Epochs& epochs, const HealthContext& context) {
@@ -129,25 +163,60 @@ std::optional<size_t> fall_begin(const Epochs& epochs, const HealthContext& cont
   return peak;
 }
 
+namespace {
+
+// The largest drop below the best epoch so far that was regained.
+double regained_drop(const Epochs& epochs) {
+  double top = miou(epochs[0]), low = top, most = 0;
+  for (const EpochRecord* epoch : epochs) {
+    low = std::min(low, miou(epoch));
+    if (miou(epoch) < top - clear_fall(top)) continue;
+    most = std::max(most, top - low);
+    top = std::max(top, miou(epoch));
+    low = miou(epoch);
+  }
+  return most;
+}
+
+}  // namespace
+
 std::optional<size_t> peak_before_fall(const Epochs& epochs, const HealthContext& context) {
-  constexpr size_t kFew = 6, kLeastWindow = 3, kMostWindow = 10;
   const size_t count = epochs.size(), t = count - 1;
   size_t best = 0;
   for (size_t i = 1; i < count; ++i)
     if (miou(epochs[i]) > miou(epochs[best])) best = i;
-  const double fall = miou(epochs[best]) - miou(epochs[t]);
-  if (fall < clear_fall(miou(epochs[best]))) return std::nullopt;
-  if (count < kFew) return best;
-  const double usual = noise(epochs, t);
-  if ((fall >= kSuddenRelativeFall * miou(epochs[best]) && fall >= usual) || (usual > 0 && fall >= 2 * usual)) return best;
-  bool unbroken = t - best + 1 >= kStreak;
-  for (size_t i = best; i < t; ++i) unbroken = unbroken && miou(epochs[i + 1]) < miou(epochs[i]);
-  if (unbroken) return best;
+  const double peak = miou(epochs[best]), fall = peak - miou(epochs[t]);
+  if (fall < clear_fall(peak)) return std::nullopt;
+
+  const double usual = noise(epochs, t);  // 0 where there are few epochs
+  // Epoch by epoch, or at once and for good.
+  constexpr double kLeastOfNoise = 0.6;  // of single epochs in a row that all say the same
+  bool unbroken = true;
+  double next = 0;
+  for (size_t i = best; i < t; ++i) {
+    unbroken = unbroken && miou(epochs[i + 1]) < miou(epochs[i]);
+    next = std::max(next, miou(epochs[i + 1]));
+  }
+  const bool few = count < kFewEpochs;
+  if (unbroken && (few || (t - best + 1 >= kStreak && fall >= kLeastOfNoise * usual))) return best;
+  const size_t after = t - best;
+  if (after >= (few ? kStreak - 1 : kStreak) && peak - next >= std::max(clear_fall(peak), kLeastOfNoise * usual)) return best;
+
+  // In the newest epoch alone, if such drops did not come and go before.
+  constexpr double kMoreThanRegained = 1.3;
+  const bool large = (fall >= kSuddenRelativeFall * peak && fall >= usual) || (usual > 0 && fall >= 2 * usual);
+  if (large && fall > kMoreThanRegained * regained_drop(epochs)) return best;
+  if (few) return std::nullopt;
+
+  // With ups and downs: means over a quarter of the epochs, whose noise is that much less.
+  constexpr size_t kLeastWindow = 3, kMostWindow = 10;
+  constexpr double kLeastShrink = 0.6;  // ups and downs of neighbours are alike
   const size_t window = std::clamp(count / 4, kLeastWindow, kMostWindow);
   double most = 0;
   for (size_t end = window - 1; end + window <= t; ++end) most = std::max(most, mean_before(epochs, end, window, miou));
   const double lost = most - mean_before(epochs, t, window, miou);
-  if ((lost >= clear_fall(most) && lost >= usual) || fall_begin(epochs, context)) return best;
+  const double shrink = std::max(kLeastShrink, std::sqrt(static_cast<double>(kLeastWindow) / static_cast<double>(window)));
+  if ((lost >= clear_fall(most) && lost >= shrink * usual) || fall_begin(epochs, context)) return best;
   return std::nullopt;
 }
 

@@ -11,6 +11,7 @@ namespace semiseg {
 using Epochs = std::vector<const EpochRecord*>;  // evaluated ones
 
 inline constexpr double kPresent = 0.1;  // predicted share by labelled share
+inline constexpr size_t kFewEpochs = 6;  // evaluated ones: with less, nothing is known of ups and downs
 
 Epochs evaluated(const std::vector<EpochRecord>& history);
 
@@ -20,6 +21,21 @@ inline bool has_classes(const EpochRecord& e) { return e.val && !e.val->iou.empt
 // Whether so few pixels are labelled as a class that it tells nothing.
 bool has_few_pixels(const Scores& scores, size_t c);
 inline bool has_shares(const EpochRecord& e) { return e.val && !e.val->prediction_share.empty(); }
+
+// mIoU of the three epochs up to `end`, or whatever `value` gives, in the mean.
+double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*));
+
+// False where it is not known.
+bool class_accuracy_rises(const EpochRecord& from, const EpochRecord& to);
+bool loss_falls(const EpochRecord& from, const EpochRecord& to);
+
+// Classes without labelled pixels that are in the mean of `to`, with an IoU of 0, and were not in that of `from`: they count
+// from the first pixel that is predicted as them.
+std::vector<size_t> newly_counted(const EpochRecord& from, const EpochRecord& to);
+// By how much the mean IoU fell of the classes that both epochs have.
+double common_fall(const EpochRecord& from, const EpochRecord& to);
+// Whether mIoU falls by newly counted classes alone.
+bool falls_by_counting(const EpochRecord& from, const EpochRecord& to);
 
 // By how much mIoU must fall from `from` for the fall to be clear.
 double clear_fall(double from);
@@ -32,9 +48,9 @@ double noise(const Epochs& epochs, size_t end);
 // The epoch from which mIoU has been falling while pixel accuracy rises, if the newest one lies in such a fall (health.h:
 // miou_falls).
 std::optional<size_t> fall_begin(const Epochs& epochs, const HealthContext& context);
-// The best epoch, if the newest one lies clearly below it: by means over a quarter of the epochs (three to ten), by twice the
-// noise, without a rise in between, by what fall_begin() finds, or at once by a sixth; where there are less than six epochs, by
-// clear_fall(). With ups and downs alone there is none.
+// The best epoch, if the newest one lies clearly below it: epoch by epoch; at once and for good; in the newest epoch alone by
+// 15 % or twice the noise, unless such drops were regained before; or by means over a quarter of the epochs (three to ten).
+// With ups and downs alone there is none.
 std::optional<size_t> peak_before_fall(const Epochs& epochs, const HealthContext& context);
 
 struct Change {

@@ -1,5 +1,6 @@
 #include "health/settings.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -30,9 +31,9 @@ std::string enet_reason(const std::vector<double>& reference, const HealthContex
   constexpr size_t kMostWeights = 40;
   if (context.config || reference.size() > kMostWeights) return text;
   // For those who train with another program.
-  text += "; in PyTorch CrossEntropyLoss(weight=torch.tensor([";
+  text += "; by these shares, in PyTorch, CrossEntropyLoss(weight=torch.tensor([";
   for (size_t c = 0; c < reference.size(); ++c)
-    text += (c == 0 ? "" : ", ") + (reference[c] > 0 ? format("%.1f", 1 / std::log(1.02 + reference[c])) : std::string("0"));
+    text += (c == 0 ? "" : ", ") + format("%.1f", 1 / std::log(1.02 + reference[c]));
   return text + "]))";
 }
 

@@ -52,6 +52,7 @@ class MemoryBank : public torch::nn::Module {
   void add(const Tensor& key_KED, const Tensor& valid_KE) {
     const auto order_KE = valid_KE.to(at::kLong).cumsum(1) - 1;
     const auto place_KE = at::where(valid_KE, (next_K_.unsqueeze(1) + order_KE).remainder(kBankSize), kBankSize);
+    // By rows: scatter_ reads sizes back from a GPU in deterministic mode, as gather's gradient does below.
     const auto row_KE = place_KE + at::arange(place_KE.size(0), place_KE.options()).unsqueeze(1) * (kBankSize + 1);
     key_KQD_.view({-1, kChannels})
         .index_copy_(0, row_KE.flatten(), key_KED.reshape({-1, kChannels}).to(key_KQD_.scalar_type()));
@@ -292,8 +293,8 @@ class U2pl : public Method {
     const auto bank_KQ = anchor_KMD.matmul(unit(bank_->keys()).transpose(1, 2));  // [K, M, Q + 1]
     const auto filled_K11 = bank_->filled().view({K, 1, 1});
     const auto pick_KMS = (draws(seed_, step, 1, {K, M, kNegatives}, label_Bhw.device()) * filled_K11).to(at::kLong);
-    const int64_t Q = bank_KQ.size(2);
-    const auto row_KM1 = at::arange(0, K * M * Q, Q, pick_KMS.options()).view({K, M, 1});
+    const int64_t places = bank_KQ.size(2);
+    const auto row_KM1 = at::arange(0, K * M * places, places, pick_KMS.options()).view({K, M, 1});
     const auto negative_KMS = bank_KQ.flatten().index_select(0, (row_KM1 + pick_KMS).flatten()).view_as(pick_KMS);
     const auto logits_KMS = at::cat({positive_KM1, negative_KMS}, 2) / kTemperature;
     const auto loss_KM = logits_KMS.logsumexp(2) - logits_KMS.select(2, 0);

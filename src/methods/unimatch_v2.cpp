@@ -12,9 +12,10 @@ namespace {
 //   L = (L_x + w L_u) / 2,   L_u = mean over both views of L_s
 //   L_s = sum over accepted pixels of CE(strong view with dropped channels, pseudo-label) / number of valid pixels
 //
-// What is mixed into a view is the same batch in reverse order, so there is no second draw of unlabelled images; semi.threshold
-// is .95. semi.feature_dropout is the share of images whose channels are dropped. The published network is a DINOv2 without
-// batch normalisation, and labelled images pass alone; a ResNet's sees them together with the strong views, as in fixmatch.
+// What is mixed into a view is the same batch in reverse order, so there is no second draw of unlabelled images.
+// semi.feature_dropout is the share of images whose channels are dropped. The published network is a DINOv2: it has no batch
+// normalisation, and labelled images pass alone; a ResNet's sees them together with the strong views, as in fixmatch. Its
+// features are all of one width, and have their dropped channels in common; here each stride has its own.
 class UniMatchV2 : public Method {
  public:
   UniMatchV2(const SemiConfig& config, const MethodParts& parts)
@@ -46,12 +47,14 @@ class UniMatchV2 : public Method {
     const auto labels = labeler_->observe(predict_logits(teacher_.network(), unlabeled.weak_BCHW), unlabeled);
 
     // Both strong views, mixed.
+    const bool mixes = config_.mix != "none";
+    const auto other_labels = mixes ? in_reverse(labels) : labels;
     std::vector<LabelledView> strong;
     for (size_t view = 0; view < 2; ++view) {
       strong.push_back({unlabeled.strong_BCHW.at(view), labels});
-      if (config_.mix == "none") continue;
-      const auto source = in_reverse(strong.back());
-      strong.back() = paste(mix_mask(config_.mix, source.labels, unlabeled, view), source, strong.back());
+      if (!mixes) continue;
+      const LabelledView other{in_reverse(strong[view].image_BCHW), other_labels};
+      strong[view] = paste(mix_mask(config_.mix, other_labels, unlabeled, view), other, strong[view]);
     }
 
     // One pass, in which the strong views' features are dropped between encoder and decoder.

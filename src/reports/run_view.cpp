@@ -295,6 +295,8 @@ class View {
   }
 
   static constexpr int kClassColumns = 39;
+  // Of IoU and both shares, or of IoU alone where names would have no room beside them.
+  static int number_columns(int width) { return width >= 34 ? 20 : 5; }
 
   // Classes from the rarest on, those without a labelled pixel last, side by side in `across` columns and at most `rows` lines.
   void classes(int across, int rows) {
@@ -307,8 +309,9 @@ class View {
     const int width = screen_.columns / across;
     Line& header = line();
     for (int i = 0; i < std::min<int>(across, static_cast<int>(K)); ++i) {
-      header.fill_to(i * width).add(width - 22 >= 18 ? "class (* is rare)" : "class", Style::kDim);
-      header.fill_to(i * width + width - 2 - 20).add("  IoU  label   pred.", Style::kDim);
+      const int numbers = number_columns(width);
+      header.fill_to(i * width).add(width - 2 - numbers >= 18 ? "class (* is rare)" : "class", Style::kDim);
+      header.fill_to(i * width + width - 2 - numbers).add(numbers > 5 ? "  IoU  label   pred." : "  IoU", Style::kDim);
     }
     const size_t per_column =
         std::min((K + static_cast<size_t>(across) - 1) / static_cast<size_t>(across), static_cast<size_t>(rows));
@@ -329,11 +332,13 @@ class View {
     const double label = scores.label_share[c], predicted = scores.prediction_share[c];
     const bool rare = label < 0.2 / static_cast<double>(scores.iou.size());  // a fifth of an even share
     const auto& names = run_.record.classes.names;
-    const int left = to.columns(), numbers = left + width - 2 - 20, name_columns = std::min(16, numbers - left - 5);
+    const int left = to.columns(), numbers = left + width - 2 - number_columns(width),
+              name_columns = std::min(16, numbers - left - 5);
     const std::string name = text(c < names.size() ? names[c] : str("class ", c));
     to.add(clip(name, name_columns - 2)).add(rare ? " *" : "", Style::kWarning).fill_to(left + name_columns);
     to.add(bar(scores.iou[c].value_or(0), numbers - to.columns(), screen_.unicode), rare ? Style::kWarning : Style::kGood);
     to.fill_to(numbers).add(format("%5s", percent(scores.iou[c]).c_str()), Style::kBold);
+    if (number_columns(width) <= 5) return;
     // Too seldom predicted: it starves. Far too often: it swallows others.
     const Style style = label > 0 && predicted < label / 5                  ? Style::kBad
                         : predicted > 2 * label && predicted - label > 0.02 ? Style::kWarning

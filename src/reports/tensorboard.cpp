@@ -201,6 +201,8 @@ std::string as_code(const std::string& text) {
 // forgets all from a step on, so that no step is shown twice.
 class TensorBoard : public Reporter {
  public:
+  explicit TensorBoard(bool was_done) : was_done_(was_done) {}
+
   void begin(const RunInfo& info) override {
     dir_ = info.dir;
     class_names_ = info.classes->names;
@@ -242,6 +244,7 @@ class TensorBoard : public Reporter {
 
   void end(RunState state, int, const std::string&) override {
     if (state != RunState::kDone) return;  // one that was stopped may go on
+    if (was_done_ && !file_) return;       // and there was nothing left to do
     Summary summary;
     summary.hparams("_hparams_/session_end_info", session_end());
     append(summary.record(0));
@@ -354,6 +357,7 @@ class TensorBoard : public Reporter {
   std::string dir_, config_;
   std::vector<std::string> class_names_;
   std::unique_ptr<AppendFile> file_;
+  bool was_done_;
   std::vector<EpochRecord> known_;  // of a resumed run
   int64_t first_step_ = 0, epoch_begin_ = 0, written_epoch_ = 0;
   StepReport last_;  // of the epoch that goes on; else only its step, at which that epoch began
@@ -361,6 +365,6 @@ class TensorBoard : public Reporter {
 
 }  // namespace
 
-std::unique_ptr<Reporter> make_tensorboard() { return std::make_unique<TensorBoard>(); }
+std::unique_ptr<Reporter> make_tensorboard(bool was_done) { return std::make_unique<TensorBoard>(was_done); }
 
 }  // namespace semiseg

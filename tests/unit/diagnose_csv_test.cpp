@@ -107,6 +107,20 @@ TEST_F(DiagnoseCsv, ClassesAreFoundByName) {
             std::string::npos);
 }
 
+TEST_F(DiagnoseCsv, WhatIsNoClassIsNoClass) {
+  write_file(dir_ + "/classes.yaml", "classes: [{name: road}, {name: pole}]\n");
+  const std::vector<std::string> classes{"--classes", dir_ + "/classes.yaml"};
+  EXPECT_TRUE(scores("epoch,miou,aAcc,acc_seg,iou_0.5,fw_iou\n1,.5,.6,.7,.8,.9\n", classes)[0]["iou"].empty());
+  EXPECT_EQ(scores("epoch,miou,aAcc,iou/1,iou/0\n1,.5,.6,.1,.9\n", classes)[0]["iou"], nlohmann::json::parse("[0.9, 0.1]"));
+  EXPECT_EQ(scores("epoch,miou,aAcc,iou/pole,class_accuracy/99999999999999999999\n1,.5,.6,.1,.2\n", classes)[0]["iou"][1], .1);
+  // A share that is not known is not 0.
+  const auto read = scores(
+      "epoch,miou,aAcc,iou/road,iou/pole,label_share/road,label_share/pole,prediction_share/road,prediction_share/pole\n"
+      "1,.5,.6,.9,.1,.9,.1,.95,.05\n2,.5,.6,.9,.1,.9,.1,1,\n");
+  EXPECT_EQ(read[0]["prediction_share"].size(), 2u);
+  EXPECT_TRUE(read[1]["prediction_share"].empty());
+}
+
 TEST_F(DiagnoseCsv, LinesMayBeOutOfOrderTwiceOrLackScores) {
   auto read = scores("step,mIoU,aAcc\n3000,.3,.8\n1000,.1,.6\n2000,.2,.7\n");
   EXPECT_EQ(read[0]["miou"], .1);
@@ -122,6 +136,29 @@ TEST_F(DiagnoseCsv, LinesMayBeOutOfOrderTwiceOrLackScores) {
   EXPECT_EQ(read[1]["pixel_accuracy"], .81);
 }
 
+TEST_F(DiagnoseCsv, TheValidationColumnCounts) {
+  auto read = scores("epoch,accuracy,loss,miou,val_accuracy,val_loss,val_miou\n1,.9,3,.8,.7,4,.5\n");
+  EXPECT_EQ(read[0]["pixel_accuracy"], .7);
+  EXPECT_EQ(read[0]["miou"], .5);
+  read = scores("epoch,Mean IoU (%),Pixel Acc [%]\n1,24.59,80.59\n");
+  EXPECT_EQ(read[0]["miou"], .2459);
+  EXPECT_NE(refusal("epoch,miou,acc,mIoU\n1,.5,.6,.7\n").find("two columns are called miou"), std::string::npos);
+}
+
+TEST_F(DiagnoseCsv, NamesMayStandBehindAHash) {
+  const auto read = scores("# made by hand\n# epoch,miou,pixel_accuracy,mean_class_accuracy\n1,24.59,80.59,37.14\n");
+  EXPECT_DOUBLE_EQ(read[0]["pixel_accuracy"], .8059);
+  EXPECT_DOUBLE_EQ(read[0]["mean_class_accuracy"], .3714);
+}
+
+TEST_F(DiagnoseCsv, EpochsInPartsAreOrderedByStep) {
+  auto read = scores("epoch,step,miou,acc\n0,25,.1,.6\n0,50,.2,.6\n1,75,.3,.6\n1,100,.4,.6\n");
+  ASSERT_EQ(read.size(), 4u);
+  EXPECT_EQ(read[3]["miou"], .4);
+  read = scores("epoch,miou,acc\n0.5,.1,.6\n1.0,.2,.6\n1.5,.3,.6\n");
+  ASSERT_EQ(read.size(), 3u);
+}
+
 TEST_F(DiagnoseCsv, MixedUnitsAreRefusedWithTheLine) {
   const std::string fractions = "1,.2459,.3714,.8059\n2,.2322,.3008,.8323\n";
   EXPECT_NE(
@@ -133,6 +170,12 @@ TEST_F(DiagnoseCsv, MixedUnitsAreRefusedWithTheLine) {
             std::string::npos);
   EXPECT_NE(refusal("epoch,miou,mean_class_accuracy,pixel_accuracy,iou/road,iou/pole\n1,.5,.6,.7,.9,.1\n2,.5,.6,.7,90,12\n")
                 .find("scores.csv:3: \"90\" and \".9\" of line 2 cannot both be fractions: iou"),
+            std::string::npos);
+}
+
+TEST_F(DiagnoseCsv, PercentSignsAreForAllOrNone) {
+  EXPECT_NE(refusal(header_ + "1,24.59%,37%,80.59%\n2,.2322,30%,83%\n")
+                .find("scores.csv:3: has no percent sign for miou, as line 2 has"),
             std::string::npos);
 }
 
