@@ -33,7 +33,8 @@ struct HealthContext {
 //                       epoch, more in long runs (but against the scores before training). Lasts until half of the fall is
 //                       regained, or pixel accuracy is back, too.
 //   scores_fall         mIoU falls and pixel accuracy does not rise: means of three by a tenth and two points against the best
-//                       three before, more than noise, or two epochs in a row below six tenths of the best
+//                       three before, more than noise, or two epochs in a row below six tenths of the best; the message tells
+//                       whether rare classes alone lose
 //   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on, and on twice as many, or
 //                       leaves the others half of theirs; in the first two evaluated epochs only if that was not so before
 //   class_vanished      a class with a hundred labelled validation pixels or more is predicted on less than 1 % of as many; in

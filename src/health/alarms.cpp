@@ -83,12 +83,19 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
     falls = lost >= std::max(kLeastDecline, kDeclines * most) && lost >= noise(epochs, t);
   }
   if (!falls) return std::nullopt;
-  const bool learns = loss_falls(from, to);
+  const bool learns = loss_falls(from, to), of_rare = rare_ones_alone_lose(from, to);
+  const auto losing = notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses);
+  const std::string scores = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
+                                 percent(to.val->miou), " (", time_of(to, context), "), pixel accuracy from ",
+                                 percent(from.val->pixel_accuracy), " to ", percent(to.val->pixel_accuracy));
+  if (of_rare)
+    return Alarm{"scores_fall",
+                 scores + ": rare classes are no longer found, most of all " + list_of(names_of(context, losing)) +
+                     advice(settings_against_starving(history, losing, context)),
+                 names_of(context, losing)};
   return Alarm{
       "scores_fall",
-      str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ", percent(to.val->miou), " (",
-          time_of(to, context), "), pixel accuracy from ", percent(from.val->pixel_accuracy), " to ",
-          percent(to.val->pixel_accuracy), ": the network gets worse as a whole",
+      str(scores, ": the network gets worse as a whole",
           learns ? str(", though the loss falls (", format("%.3f", from.loss), " to ", format("%.3f", to.loss), ")") : "",
           advice(settings_against_decline(learns, from, context)))};
 }

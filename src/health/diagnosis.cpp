@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <optional>
 
@@ -34,9 +35,9 @@ class Diagnostician {
     from_ = epochs_.front();
     const auto peak = epochs_.size() > 1 ? peak_before_fall(epochs_, context_) : std::nullopt;
     if (peak) from_ = epochs_[*peak];
-    movement_ = movement(/*falls=*/peak.has_value());
     iou_ = iou_changes(*from_, *to_, epochs_);
-    mix_up_ = find_mix_up(*to_->val, context_);
+    movement_ = movement(/*falls=*/peak.has_value());
+    mix_up_ = find_mix_up(*epochs_.front()->val, *to_->val, context_);
     if (!mix_up_) voids_ = counted_voids(*to_->val, context_);
   }
 
@@ -70,42 +71,39 @@ class Diagnostician {
     if (falls_by_counting(*from_, *to_)) return Movement::kCountsOthers;
     if (calls_too_much()) return Movement::kOvercorrects;
     if (accuracy_by >= least) return Movement::kStarves;
-    if (accuracy_by > -least) return Movement::kFalls;
+    if (accuracy_by > -least || rare_ones_alone_lose(*from_, *to_)) return Movement::kFalls;
     return loss_falls(*from_, *to_) ? Movement::kForgets : Movement::kWorsens;
   }
 
-  // Whether mIoU falls because classes are called where they are not, instead of not being found. With recall r and wrongly
-  // called pixels f, both by labelled pixels, IoU = r / (1 + f): what a class loses is split between the two. Where classes are
-  // not known, mean class accuracy has to tell, which wrongly called pixels do not lower.
+  // Whether mIoU falls because classes are called where they are not, instead of not being found. Where classes are not known,
+  // mean class accuracy has to tell, which wrongly called pixels do not lower.
   bool calls_too_much() const {
-    const Scores &a = *from_->val, &b = *to_->val;
-    const auto known = [](const Scores& s) { return !s.class_accuracy.empty() && !s.prediction_share.empty(); };
-    if (!known(a) || !known(b)) return class_accuracy_rises(*from_, *to_);
-    double missed = 0, called = 0;
-    for (const Change& change : iou_changes(*from_, *to_, epochs_)) {
-      const size_t c = change.c;
-      const bool labelled = a.label_share[c] > 0 && b.label_share[c] > 0;
-      if (change.by() >= 0 || !labelled || !a.class_accuracy[c] || !b.class_accuracy[c]) continue;
-      const double ra = *a.class_accuracy[c], rb = *b.class_accuracy[c];
-      const double wa = 1 / (1 + a.prediction_share[c] / a.label_share[c] - ra),
-                   wb = 1 / (1 + b.prediction_share[c] / b.label_share[c] - rb);
-      missed += (ra - rb) * (wa + wb) / 2;
-      called += (wa - wb) * (ra + rb) / 2;
-    }
-    return called > missed;
+    const auto all = losses(*from_, *to_);
+    if (!all) return class_accuracy_rises(*from_, *to_);
+    if (all->called > all->missed) return true;
+    // What frequent classes miss, rare ones have been given, or what rare ones miss, still rarer ones.
+    return class_accuracy_rises(*from_, *to_) && (all->called + all->missed > 2 * all->missed_rare || loses_to_rarer());
   }
 
-  // Whether most of what the losing classes lose is predicted as classes that are rare, too.
-  bool loses_to_rare() const {
+  // Whether most of what the losing classes lose is predicted as classes that are rare: `than`(c) is the share below which a
+  // class is so for class c.
+  bool loses_to_rare(const std::function<double(size_t)>& than) const {
     const Scores& s = *to_->val;
     double all = 0, rare = 0;
     for (const size_t c : notable(iou_, /*falling=*/true, kMostClasses))
       for (size_t p = 0; p < s.confusion.size(); ++p) {
-        if (p == c) continue;
-        all += static_cast<double>(s.confusion[c][p]);
-        if (s.label_share[p] < 1 / static_cast<double>(s.confusion.size())) rare += static_cast<double>(s.confusion[c][p]);
+        if (p == c || s.label_share[c] == 0) continue;
+        const double share = static_cast<double>(s.confusion[c][p]) / s.label_share[c];  // every class alike
+        all += share;
+        if (s.label_share[p] < than(c)) rare += share;
       }
     return rare > all / 2;
+  }
+  bool loses_to_rare() const {
+    return loses_to_rare([&](size_t) { return 1 / static_cast<double>(to_->val->confusion.size()); });
+  }
+  bool loses_to_rarer() const {
+    return loses_to_rare([&](size_t c) { return to_->val->label_share[c]; });
   }
 
   // Whether pixel accuracy is so far above mIoU that some classes must be recognised far less than the frequent ones.
@@ -227,12 +225,15 @@ class Diagnostician {
                    "that gets worse: wrong pseudo-labels that feed themselves, a learning rate that is too high, or labels "
                    "of the training images that differ from those of validation");
       case Movement::kFalls:
-        return say("reason", str("mIoU falls and pixel accuracy hardly moves: few pixels change hands, ",
-                                 has_classes(*to_) || !loss_falls(*from_, *to_)
-                                     ? "but they are those of rare classes"
-                                     : "most likely those of rare classes; as the training loss falls meanwhile, it may be "
-                                       "over-fitting, too, which "
-                                       "would take of all classes: a column iou/NAME for each would tell"));
+        return say(
+            "reason",
+            rare_ones_alone_lose(*from_, *to_)
+                ? "mIoU falls by what rare classes lose, whose pixels are no longer found; the others hardly lose"
+            : has_classes(*to_) || !loss_falls(*from_, *to_)
+                ? "mIoU falls and pixel accuracy hardly moves: few pixels change hands, but they are those of rare classes"
+                : "mIoU falls and pixel accuracy hardly moves: few pixels change hands, most likely those of rare classes; as "
+                  "the training loss falls meanwhile, it may be over-fitting, too, which would take of all classes: a column "
+                  "iou/NAME for each would tell");
       case Movement::kRisesAtThePriceOfAccuracy:
         return say("reason",
                    "rare classes gain pixels of frequent ones, as with strong class weights: good for mIoU, which weighs "

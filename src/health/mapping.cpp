@@ -14,7 +14,7 @@ namespace semiseg {
 namespace {
 
 constexpr double kMuch = 0.4;              // of a class's pixels that are predicted as another one
-constexpr double kNextToNone = 0.1;        // of them that are right: whoever confuses classes gets some right
+constexpr double kNextToNone = 0.25;       // right ones by wrong ones: whoever confuses classes gets some right
 constexpr double kOtherIds = 0.2;          // of all pixels, in ids that occur on one side alone
 constexpr size_t kShiftedAtLeast = 3;      // classes
 constexpr double kMostOfPixels = 0.5;      // that are labelled as them
@@ -22,15 +22,22 @@ constexpr double kLeastVoidShare = 0.002;  // of all labelled pixels
 
 // The class that each class is taken for, itself included; nothing where no class has much of it, or where it is confused with
 // another one but often right.
-std::vector<std::optional<size_t>> taken_as(const Scores& scores) {
+std::vector<std::optional<size_t>> taken_as(const Scores& first, const Scores& scores) {
+  const auto pixels = [](const Scores& of, size_t c) {
+    return std::accumulate(of.confusion[c].begin(), of.confusion[c].end(), 0.0);
+  };
+  const auto is_wrong = [&](const Scores& of, size_t c) {
+    const auto right = static_cast<double>(of.confusion[c][c]);
+    return right <= kNextToNone * (pixels(of, c) - right);
+  };
   const auto& rows = scores.confusion;
   std::vector<std::optional<size_t>> result(rows.size());
   for (size_t c = 0; c < rows.size(); ++c) {
     if (has_few_pixels(scores, c)) continue;
-    const double sum = std::accumulate(rows[c].begin(), rows[c].end(), 0.0);
     const size_t most = static_cast<size_t>(std::max_element(rows[c].begin(), rows[c].end()) - rows[c].begin());
-    const bool wrong = most != c && static_cast<double>(rows[c][c]) <= kNextToNone * sum;
-    if ((most == c || wrong) && static_cast<double>(rows[c][most]) >= kMuch * sum) result[c] = most;
+    const bool was_wrong = first.confusion.size() != rows.size() || is_wrong(first, c);
+    if ((most == c || (is_wrong(scores, c) && was_wrong)) && static_cast<double>(rows[c][most]) >= kMuch * pixels(scores, c))
+      result[c] = most;
   }
   return result;
 }
@@ -41,8 +48,8 @@ std::string share_as(const Scores& scores, size_t from, size_t to) {
 }
 
 // Classes that are taken for each other in a circle: a as b and b as a, or more of them.
-std::optional<MixUp> exchanged(const Scores& scores, const HealthContext& context) {
-  const auto as = taken_as(scores);
+std::optional<MixUp> exchanged(const Scores& first_scores, const Scores& scores, const HealthContext& context) {
+  const auto as = taken_as(first_scores, scores);
   MixUp found;
   std::vector<std::string> parts;
   std::vector<bool> seen(as.size());
@@ -70,8 +77,8 @@ std::optional<MixUp> exchanged(const Scores& scores, const HealthContext& contex
 }
 
 // Most classes are predicted as the one a few ids further.
-std::optional<MixUp> shifted(const Scores& scores, const HealthContext& context) {
-  const auto as = taken_as(scores);
+std::optional<MixUp> shifted(const Scores& first, const Scores& scores, const HealthContext& context) {
+  const auto as = taken_as(first, scores);
   std::map<int64_t, std::vector<size_t>> by_distance;
   size_t known = 0;
   for (size_t c = 0; c < as.size(); ++c) {
@@ -119,11 +126,11 @@ std::optional<MixUp> other_ids(const Scores& scores, const HealthContext& contex
 
 }  // namespace
 
-std::optional<MixUp> find_mix_up(const Scores& scores, const HealthContext& context) {
+std::optional<MixUp> find_mix_up(const Scores& first, const Scores& scores, const HealthContext& context) {
   if (scores.confusion.empty()) return std::nullopt;
-  for (const auto find : {other_ids, shifted, exchanged})
-    if (auto found = find(scores, context)) return found;
-  return std::nullopt;
+  if (auto found = other_ids(scores, context)) return found;
+  if (auto found = shifted(first, scores, context)) return found;
+  return exchanged(first, scores, context);
 }
 
 std::vector<size_t> counted_voids(const Scores& scores, const HealthContext& context) {

@@ -15,8 +15,9 @@ struct MixUp {
 };
 
 // What a confusion matrix shows that no training does: classes that are exchanged with each other, most classes predicted as
-// the one a few ids further, or labels and predictions in which different ids occur. Nothing where there is no matrix.
-std::optional<MixUp> find_mix_up(const Scores& scores, const HealthContext& context);
+// the one a few ids further, or labels and predictions in which different ids occur. Nothing where there is no matrix, nor
+// where a class was right in the first epoch, whose scores `first` are: such an error is there from the beginning.
+std::optional<MixUp> find_mix_up(const Scores& first, const Scores& scores, const HealthContext& context);
 
 // Classes that by their name stand for "no label", are labelled, and are never predicted: counted instead of left out.
 std::vector<size_t> counted_voids(const Scores& scores, const HealthContext& context);

@@ -255,6 +255,33 @@ std::vector<size_t> notable(const std::vector<Change>& changes, bool falling, si
   return classes;
 }
 
+std::optional<Losses> losses(const EpochRecord& from, const EpochRecord& to) {
+  const Scores &a = *from.val, &b = *to.val;
+  const auto known = [](const Scores& s) {
+    return !s.iou.empty() && s.class_accuracy.size() == s.iou.size() && s.prediction_share.size() == s.iou.size();
+  };
+  if (!known(a) || !known(b) || a.iou.size() != b.iou.size()) return std::nullopt;
+  Losses all;
+  for (size_t c = 0; c < a.iou.size(); ++c) {
+    const bool labelled = a.label_share[c] > 0 && b.label_share[c] > 0 && a.class_accuracy[c] && b.class_accuracy[c];
+    if (!labelled || !a.iou[c] || !b.iou[c] || *b.iou[c] >= *a.iou[c]) continue;
+    const auto weight = [c](const Scores& s) {
+      return 1 / (1 + s.prediction_share[c] / s.label_share[c] - *s.class_accuracy[c]);
+    };
+    const double ra = *a.class_accuracy[c], rb = *b.class_accuracy[c], loss = *a.iou[c] - *b.iou[c];
+    const bool missed = (ra - rb) * (weight(a) + weight(b)) >= (weight(a) - weight(b)) * (ra + rb);
+    (missed ? all.missed : all.called) += loss;
+    if (missed && b.label_share[c] < 1 / static_cast<double>(b.iou.size())) all.missed_rare += loss;
+  }
+  return all;
+}
+
+bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to) {
+  constexpr double kMostOfIt = 0.7;
+  const auto all = losses(from, to);
+  return all && all->missed_rare >= kMostOfIt * (all->missed + all->called) && all->missed_rare > 0;
+}
+
 std::vector<double> reference_share(const std::vector<EpochRecord>& history, const HealthContext& context) {
   if (!context.label_share.empty()) return context.label_share;
   for (auto record = history.rbegin(); record != history.rend(); ++record)

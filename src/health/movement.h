@@ -66,6 +66,18 @@ std::vector<Change> share_changes(const EpochRecord& from, const EpochRecord& to
 // more than two usual steps.
 std::vector<size_t> notable(const std::vector<Change>& changes, bool falling, size_t most);
 
+// What takes IoU from the classes that lose: their pixels are not found, or they are called where they are not. With recall r
+// and wrongly called pixels f, both by labelled pixels, IoU = r / (1 + f); a class is counted, with all that it loses, under
+// what takes more.
+struct Losses {
+  double missed = 0, called = 0;  // IoU
+  double missed_rare = 0;         // of missed: by classes with less than an even share of the labels
+};
+// Nothing where class accuracy and shares of single classes are not known.
+std::optional<Losses> losses(const EpochRecord& from, const EpochRecord& to);
+// Whether most of the loss is that of rare classes that are not found: the others hardly lose.
+bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to);
+
 // What pseudo-labels and predictions are held against: the labelled pixels' share, or the validation labels' where that is not
 // known; empty where neither is.
 std::vector<double> reference_share(const std::vector<EpochRecord>& history, const HealthContext& context);

@@ -564,6 +564,14 @@ TEST(Diagnose, NamesIdsThatMeanOtherClasses) {
   EXPECT_HAS(all_text(voids), "void is counted as a class, on 10.00 % of the labelled pixels");
 }
 
+// Rider and motorcycle were told apart once: they are confused, not exchanged.
+TEST(Diagnose, WhatWasRightOnceIsNotExchanged) {
+  const HealthContext context{{"road", "rider", "motorcycle"}, {}, nullptr};
+  const auto now = counted(2, {9000, 0, 0, 900, 100, 1000, 900, 1000, 100}, 3);
+  EXPECT_HAS(all_text(diagnose({now}, context)), "exchanged");
+  EXPECT_HAS_NOT(all_text(diagnose({counted(1, {9000, 0, 0, 400, 1200, 400, 400, 400, 1200}, 3), now}, context)), "exchanged");
+}
+
 TEST(Diagnose, RareClassesThatAreCalledTooOftenAreNotSaidToStarve) {
   History history{counted(1, {880, 20, 50, 50}, 2), counted(2, {700, 200, 5, 95}, 2)};
   Config config;
@@ -607,6 +615,21 @@ TEST(Diagnose, FindsAFallAfterARiseAndNoneWhereDropsComeAndGo) {
   EXPECT_TRUE(falls({.5304, .4985, .5087, .5021, .4955, .5032, .5009}));          // lost at once and for good
   EXPECT_FALSE(falls({.60, .62, .57, .63, .66, .69, .63, .68, .67, .675, .63}));  // as after each warm restart
   EXPECT_FALSE(falls({.60, .63, .58, .62, .60}));
+}
+
+// Two rare classes are taken for their neighbours more and more; pixel accuracy falls by their pixels.
+TEST(Diagnose, RareClassesMayLoseWhilePixelAccuracyFalls) {
+  const HealthContext context{{"wheat", "wheat rust", "rye", "rye rust"}, {}, nullptr};
+  const auto epoch = [](int64_t number, int64_t right) {
+    return counted(number, {9800, 100, 100, 0, 1000 - right, right, 0, 0, 100, 0, 9800, 100, 0, 0, 1000 - right, right}, 4);
+  };
+  History history;
+  for (int64_t i = 0; i < 7; ++i) history.push_back(epoch(i + 1, 800 - 100 * i));
+  const auto text = all_text(diagnose(history, context));
+  EXPECT_HAS(text, "mIoU falls by what rare classes lose");
+  EXPECT_HAS(text, "loss.class_weights=enet");
+  EXPECT_HAS_NOT(text, "as a whole");
+  EXPECT_HAS_NOT(text, "same ids");
 }
 
 // Motorcycle is found as before, but on three times as many pixels; pixel accuracy rises all the same.
