@@ -881,6 +881,29 @@ TEST_F(DiagnoseCommand, ReadsARunWithItsSettingsEvenOneThatGoesOn) {
   EXPECT_HAS(outcome.output, "metrics.jsonl:5");
 }
 
+TEST_F(DiagnoseCommand, KnowsOfARunWhatWasLabelledAndHowItStands) {
+  make_folders(dir_ + "/run");
+  std::string lines;
+  for (int64_t epoch = 1; epoch <= 3; ++epoch)  // train is never predicted, as it had no labelled pixel
+    lines += to_json(counted(epoch, {8000 + 10 * epoch, 100, 0, 100, 800, 0, 200, 0, 0}, 3)) + "\n";
+  file("run/metrics.jsonl", lines);
+  const auto classes = [](const std::string& of_pole, const std::string& of_train) {
+    return R"({"classes": [{"name": "road", "label_share": 0.9}, {"name": "pole", "label_share": )" + of_pole +
+           R"(}, {"name": "train", "label_share": )" + of_train + "}]}";
+  };
+  file("run/environment.json", classes("0.1", "0"));
+  EXPECT_HAS(semiseg("$DIR/run").output, "There is no setting to advise");
+  file("run/environment.json", classes("0.05", "0.05"));
+  EXPECT_HAS(semiseg("$DIR/run").output, "loss.class_weights=enet");
+
+  file("run/status.json", R"({"state": "stopped", "message": "stopped by SIGINT", "total_epochs": 40})");
+  EXPECT_HAS(semiseg("$DIR/run").output, "note: this run was stopped after epoch 3 of 40");
+  file("run/status.json", R"({"state": "failed", "message": "the loss became NaN"})");
+  EXPECT_HAS(semiseg("$DIR/run").output, "note: this run failed after epoch 3: the loss became NaN");
+  file("run/status.json", R"({"state": "done"})");
+  EXPECT_HAS_NOT(semiseg("$DIR/run").output, "after epoch 3");
+}
+
 TEST_F(DiagnoseCommand, PairsLabelsAndPredictionsByName) {
   for (const char* folder : {"labels/jena", "out", "bad"}) make_folders(dir_ + "/" + folder);
   const auto image = [](const std::vector<int64_t>& values) {

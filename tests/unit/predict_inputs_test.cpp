@@ -1,6 +1,7 @@
 #include "predict_inputs.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -49,6 +50,17 @@ TEST_F(PredictInputs, FoldersAreReadWithTheirFoldersAndKeepThem) {
   make({"a/x.jpg", "a/notes.txt", "a/b/x.PNG", "a/b/drive.mp4", "a/.trash/y.jpg", "a/._x.jpg", "a/out/x.png"});
   EXPECT_EQ(found({"a"}, "a/out"), (Lines{"a/b/drive.mp4 > b/drive (video)", "a/b/x.PNG > b/x", "a/x.jpg > x"}));
   EXPECT_EQ(found({"a/", "a/x.jpg", "./a/b"}, "a/out"), found({"a"}, "a/out")) << "each is predicted once";
+}
+
+TEST_F(PredictInputs, APipeIsRefusedInsteadOfWaitedFor) {
+  ASSERT_EQ(::mkfifo("pipe.png", 0600), 0);
+  try {
+    found({"pipe.png"});
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+    EXPECT_NE(std::string(error.what()).find("pipe.png: is a pipe"), std::string::npos) << error.what();
+  }
 }
 
 TEST_F(PredictInputs, LinksOfFoldersAreFollowedOnce) {
