@@ -56,6 +56,7 @@ class MemoryBank : public torch::nn::Module {
     const auto row_KE = place_KE + at::arange(place_KE.size(0), place_KE.options()).unsqueeze(1) * (kBankSize + 1);
     key_KQD_.view({-1, kChannels})
         .index_copy_(0, row_KE.flatten(), key_KED.reshape({-1, kChannels}).to(key_KQD_.scalar_type()));
+    key_KQD_.select(1, kBankSize).zero_();  // where what is not to be kept has come in no certain order
     const auto count_K = valid_KE.sum(1);
     next_K_.copy_((next_K_ + count_K).remainder(kBankSize));
     filled_K_.copy_((filled_K_ + count_K).clamp_max(kBankSize));
