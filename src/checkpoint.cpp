@@ -221,13 +221,15 @@ LoadedModel load_model(const Checkpoint& checkpoint, const Config* config, torch
   return model;
 }
 
-void require_same_model(const Config& of_checkpoint, const Config& config, const std::string& path) {
-  for (const std::string& key : differing_keys(of_checkpoint, config))
+Config config_of(const Checkpoint& checkpoint, const std::vector<std::string>& overrides) {
+  Config config = parse_config(to_yaml(checkpoint.config), checkpoint.path, overrides);
+  for (const std::string& key : differing_keys(checkpoint.config, config))
     if (key.rfind("model.", 0) == 0 && key != "model.weights" && key != "model.dropout")
       throw Error(ErrorKind::kConfig,
-                  "the network of the checkpoint has " + key + "=" + value_text(of_checkpoint, key) + ", not " +
+                  "the network of the checkpoint has " + key + "=" + value_text(checkpoint.config, key) + ", not " +
                       value_text(config, key),
-                  path, "leave " + key + " out");
+                  checkpoint.path, "leave " + key + " out");
+  return config;
 }
 
 LoadedModel load_model(const std::string& path, const Config* config, torch::Device device) {

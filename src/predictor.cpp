@@ -30,10 +30,7 @@ LoadedModel load(const std::string& path, const PredictorOptions& options) {
   if (!is_checkpoint(path))
     return load_model(path, config ? &*config : nullptr, resolve_device(config ? config->run.device : "cpu"));
   const Checkpoint checkpoint = read_checkpoint(path);
-  if (!config) {
-    config = parse_config(to_yaml(checkpoint.config), path, options.settings);
-    require_same_model(checkpoint.config, *config, path);
-  }
+  if (!config) config = config_of(checkpoint, options.settings);
   return load_model(checkpoint, &*config, resolve_device(config->run.device));
 }
 

@@ -126,13 +126,13 @@ std::vector<Tensor> mixed_views(const SemiConfig& config, Method& method, const 
   const UnlabeledBatch &images = batch.unlabeled, &others = needs.mix ? batch.mix : images;
   const auto labels = method.pseudo_labels(others, progress);
   if (!labels) return {};
+  const PseudoLabels of_others{labels->class_BHW, {}, others.valid_BHW, {}};
+  const auto source = needs.mix_within ? in_reverse(of_others) : of_others;
   std::vector<Tensor> mixed;
   for (size_t view = 0; view < images.cutmix_box_B4.size(); ++view) {
     const auto view_of = [view](const UnlabeledBatch& of) {
       return of.strong_BCHW.empty() ? of.weak_BCHW : of.strong_BCHW.at(view);
     };
-    const PseudoLabels of_others{labels->class_BHW, {}, others.valid_BHW, {}};
-    const auto source = needs.mix_within ? in_reverse(of_others) : of_others;
     const auto image_BCHW = needs.mix_within ? in_reverse(view_of(others)) : view_of(others);
     mixed.push_back(paste(mix_mask(config.mix, source, images, view), image_BCHW, view_of(images)));
   }

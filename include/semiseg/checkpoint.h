@@ -63,9 +63,9 @@ bool has_checkpoint(const std::string& run_dir);
 // none is.
 Checkpoint newest_checkpoint(const std::string& run_dir, std::vector<std::string>* damaged);
 
-// Throws Error(kConfig) where `config`, made of a checkpoint's and of what was given beside it, asks for another network than
-// the one that is in the checkpoint at `path`.
-void require_same_model(const Config& of_checkpoint, const Config& config, const std::string& path);
+// The checkpoint's config with `overrides` ("key=value"). Throws Error(kConfig) where they are not valid, or ask for another
+// network than the one that is in the checkpoint.
+Config config_of(const Checkpoint& checkpoint, const std::vector<std::string>& overrides);
 
 // The network of a checkpoint (or, with `config`, of any weights file), in eval mode on the device.
 struct LoadedModel {

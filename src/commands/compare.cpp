@@ -2,12 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
-#include "host.h"
 #include "output_files.h"
 #include "reports/html/page.h"
 #include "reports/html/run_json.h"
@@ -26,7 +24,7 @@ using Json = nlohmann::ordered_json;
 
 // What `watch` says of a process that could not say itself that it ended.
 void find_killed(RunStatus* status) {
-  const Life life = life_of(*status, std::time(nullptr), host_name(), process_exists(status->pid));
+  const Life life = life_of(*status);
   if (life == Life::kGone) status->state = "killed";
   if (life == Life::kSilent) status->state = "no sign of life";
 }

@@ -2,13 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
 #include "evidence/evidence.h"
-#include "host.h"
 #include "output_files.h"
 #include "reports/run_view.h"
 #include "run_record.h"
@@ -31,7 +29,7 @@ std::string unfinished(const RunRecord& run) {
   if (status.total_epochs) text += str(" of ", *status.total_epochs);
   if (status.state == "failed") return "this run failed after " + text + (status.message.empty() ? "" : ": " + status.message);
   if (status.state == "stopped") return "this run was stopped after " + text;
-  const Life life = life_of(status, std::time(nullptr), host_name(), process_exists(status.pid));
+  const Life life = life_of(status);
   if (life == Life::kGone)
     return "this run was killed after " + text + "; go on with `semiseg train --resume " + shell_quoted(run.dir) + "`";
   return (life == Life::kSilent ? "this run has given no sign of life for a while, after "

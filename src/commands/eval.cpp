@@ -39,8 +39,7 @@ int run(const Arguments& arguments) {
   } else {
     if (!is_checkpoint(path)) load_model(path, nullptr, torch::kCPU);  // says what is missing or wrong
     checkpoint = read_checkpoint(path);
-    config = parse_config(to_yaml(checkpoint->config), path, arguments.overrides);
-    require_same_model(checkpoint->config, config, path);
+    config = config_of(*checkpoint, arguments.overrides);
   }
   config.data.val_only = true;
 

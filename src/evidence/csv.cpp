@@ -40,9 +40,9 @@ void settle_epochs(Evidence* evidence) {
   }
   history = std::move(once);
   if (replaced > 0)
-    evidence->notes.push_back(counted(replaced, "record") +
-                              " of an epoch that is there again further below, as where a run was "
-                              "resumed: the later one counts");
+    evidence->notes.push_back(
+        counted(replaced, "record") +
+        " of an epoch that is there again further below, as where a run was resumed: the later one counts");
   evidence->counts_from_zero = history.front().epoch == 0;
 }
 

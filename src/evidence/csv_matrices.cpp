@@ -257,8 +257,8 @@ class MatricesReader {
     if (moves(/*summed=*/1) < kSomething || moves(/*summed=*/0) > kNothing) return;
     for (Matrix& matrix : matrices_) matrix.counts_KK = matrix.counts_KK.t().contiguous();
     evidence_.notes.push_back(
-        "rows are taken as predictions and columns as labels: the sums of the columns stay the same from epoch "
-        "to epoch, as those of labels do");
+        "rows are taken as predictions and columns as labels: the sums of the columns stay the same from epoch to epoch, as "
+        "those of labels do");
   }
 
   // Classes in the order of the names that are asked for.

@@ -1,6 +1,7 @@
 // CSV files with a line of scores per epoch.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <set>
@@ -18,6 +19,9 @@ namespace {
 using Row = CsvTable::Row;
 
 constexpr size_t kMostColumns = 8;  // that a message lists
+constexpr const char* kScores[] = {"miou", "mean_class_accuracy", "pixel_accuracy"};
+
+bool is_score(const std::string& key) { return std::find(std::begin(kScores), std::end(kScores), key) != std::end(kScores); }
 
 // What a column holds: "miou", "epoch", "loss", ..., or of a class "iou", "class_accuracy", "label_share", "prediction_share".
 struct Meaning {
@@ -151,8 +155,7 @@ class ScoresReader {
           ranks[meaning.key] = meaning.rank;
           continue;
         }
-        const bool is_score = meaning.key == "miou" || meaning.key == "mean_class_accuracy" || meaning.key == "pixel_accuracy";
-        if (is_score && meaning.rank == ranks[meaning.key])
+        if (is_score(meaning.key) && meaning.rank == ranks[meaning.key])
           table_.fail(table_.header_line(), "two columns are called " + meaning.key, "leave the other one out: " + header_[i]);
         if (meaning.rank > ranks[meaning.key]) {
           left_out = std::exchange(at->second, i);
@@ -222,11 +225,10 @@ class ScoresReader {
           rows_.push_back(&row);
       }
     if (rows_.empty()) table_.fail(table_.header_line(), "no line has scores");
-    if (without_scores > 0)
-      evidence_.notes.push_back(str(without_scores, without_scores == 1 ? " line has" : " lines have", " no mIoU"));
+    const auto have = [](int64_t lines) { return counted(lines, "line") + (lines == 1 ? " has" : " have"); };
+    if (without_scores > 0) evidence_.notes.push_back(have(without_scores) + " no mIoU");
     if (without > 0)
-      evidence_.notes.push_back(str(without, without == 1 ? " line has" : " lines have", " no pixel accuracy and ",
-                                    without == 1 ? "is" : "are", " left out"));
+      evidence_.notes.push_back(have(without) + " no pixel accuracy and " + (without == 1 ? "is" : "are") + " left out");
     order_rows();
   }
 
@@ -253,7 +255,7 @@ class ScoresReader {
 
   void find_units() {
     units_.assign(header_.size(), 1);
-    for (const char* key : {"miou", "mean_class_accuracy", "pixel_accuracy"})
+    for (const char* key : kScores)
       if (has(key)) units_[column_.at(key)] = unit_of(rows_, {column_.at(key)}, key);
     // A mean IoU is no higher than the mean class accuracy: where it would be, it is below 1 %.
     if (has("mean_class_accuracy")) {
@@ -415,10 +417,7 @@ class ScoresReader {
 }  // namespace
 
 bool names_scores(const std::vector<std::string>& header) {
-  return std::any_of(header.begin(), header.end(), [](const std::string& name) {
-    const std::string key = meaning_of(name).key;
-    return key == "miou" || key == "mean_class_accuracy" || key == "pixel_accuracy";
-  });
+  return std::any_of(header.begin(), header.end(), [](const std::string& name) { return is_score(meaning_of(name).key); });
 }
 
 void read_scores(const CsvTable& table, const std::vector<std::string>& header, Evidence* evidence) {

@@ -18,7 +18,7 @@ constexpr double kVanished = 0.01;
 constexpr size_t kVanishedGrace = 4;      // epochs
 constexpr int64_t kUpdatesOfChance = 50;  // from random weights: what is predicted is no sign of anything
 // scores_fall
-constexpr double kDeclines = 0.1, kLeastDecline = 0.02, kCollapsed = 0.6, kLeastPeak = 0.1;
+constexpr double kDeclines = 0.1, kLeastDecline = 0.02, kCollapsed = 0.6;
 // mIoU of a network that has learned something, so that what it predicts is no chance
 constexpr double kTrained = 0.2;
 // class_takes_over

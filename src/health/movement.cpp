@@ -14,7 +14,6 @@ constexpr double kLeastRise = 0.002, kLeastShareOfErrors = 0.03;
 constexpr size_t kStreak = 3;        // evaluated epochs
 constexpr size_t kNoiseMemory = 20;  // steps from epoch to epoch
 constexpr double kNotable = 0.005;   // change of a share or an IoU that is worth a word
-constexpr double kLeastPeak = 0.1;   // of an mIoU that can fall at once
 
 // The usual step of a value from epoch to epoch: a median of absolute values; 0 where there are too few to tell.
 double median_step(std::vector<double> steps) {

@@ -10,6 +10,8 @@ namespace semiseg {
 
 using Epochs = std::vector<const EpochRecord*>;  // evaluated ones
 
+inline constexpr double kLeastPeak = 0.1;  // of an mIoU that can fall at once
+
 inline constexpr double kPresent = 0.1;  // predicted share by labelled share
 inline constexpr size_t kFewEpochs = 6;  // evaluated ones: with less, nothing is known of ups and downs
 

@@ -61,17 +61,12 @@ class AugSeg : public Method {
     const auto supervised = loss_(logits_BKhw.narrow(0, 0, labeled), label_BHW);
     const auto unsupervised = unsupervised_loss_(logits_BKhw.narrow(0, labeled, B), mixed, labeler_->accept(mixed));
 
-    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(labels, labeler_->accept(labels), num_classes_, &out);
-    return out;
+    return step_output(supervised + unsupervised_weight(config_, progress) * unsupervised, supervised, unsupervised, labels,
+                       labeler_->accept(labels), num_classes_);
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
-    const auto labels = labeler_->label(predict_logits(teacher_.network(), images.weak_BCHW), images);
-    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+    return accepted_labels(*labeler_, predict_logits(teacher_.network(), images.weak_BCHW), images);
   }
 
   void after_update(const Progress& progress) override {

@@ -65,16 +65,13 @@ class CrossPseudoSupervision : public Method {
       unsupervised = i == 0 ? l_u.detach() : unsupervised + l_u.detach();
     }
 
-    StepOutput out{loss, {{"loss_supervised", supervised}, {"loss_unsupervised", unsupervised}}, {}, {}};
-    count_pseudo_labels(unmixed[0], branches_[0].labeler->accept(unmixed[0]), num_classes_, &out);
-    return out;
+    return step_output(loss, supervised, unsupervised, unmixed[0], branches_[0].labeler->accept(unmixed[0]), num_classes_);
   }
 
   // Those of the first network, which step() counts.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
     const auto& [network, labeler] = branches_[0];
-    const auto labels = labeler->label(predict_logits(*network, images.weak_BCHW), images);
-    return AcceptedLabels{labels.class_BHW, labeler->accept(labels)};
+    return accepted_labels(*labeler, predict_logits(*network, images.weak_BCHW), images);
   }
 
  private:

@@ -104,17 +104,11 @@ class WeakToStrong : public Method {
     const auto second_part = weight * unsupervised / (dropout_ ? 4 : 2);
     if (dropout_) unsupervised = (unsupervised + dropped) / 2;
 
-    StepOutput out{first_part + second_part,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(labels, labeler_->accept(labels), num_classes_, &out);
-    return out;
+    return step_output(first_part + second_part, supervised, unsupervised, labels, labeler_->accept(labels), num_classes_);
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
-    const auto labels = labeler_->label(teacher_.predict(images.weak_BCHW, progress), images);
-    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+    return accepted_labels(*labeler_, teacher_.predict(images.weak_BCHW, progress), images);
   }
 
   void after_update(const Progress& progress) override { teacher_.after_update(progress); }

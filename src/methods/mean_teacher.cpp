@@ -44,15 +44,11 @@ class MeanTeacher : public Method {
     const auto distance_Bhw = (strong_BKhw.to(at::kFloat).softmax(1) - target_BKhw).square().sum(1);
     const auto unsupervised = mean_of({(distance_Bhw * valid_Bhw).sum(), valid_Bhw.sum()});
 
-    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
     // Every valid pixel counts, so all of the teacher's predictions are "accepted".
     const auto labels =
         make_pseudo_labels(target_BKhw.clamp_min(1e-12).log(), batch.unlabeled.valid_BHW, batch.unlabeled.truth_BHW);
-    count_pseudo_labels(labels, labels.valid_BHW, num_classes_, &out);
-    return out;
+    return step_output(supervised + unsupervised_weight(config_, progress) * unsupervised, supervised, unsupervised, labels,
+                       labels.valid_BHW, num_classes_);
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {

@@ -99,4 +99,16 @@ std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodPart
   return std::make_shared<Labeler>(config, parts.label_share, parts.num_classes, parts.supervised_loss.class_bias_K());
 }
 
+AcceptedLabels accepted_labels(const Labeler& labeler, const Tensor& logits_BKhw, const UnlabeledBatch& images) {
+  const auto labels = labeler.label(logits_BKhw, images);
+  return {labels.class_BHW, labeler.accept(labels)};
+}
+
+StepOutput step_output(const Tensor& loss, const Tensor& supervised, const Tensor& unsupervised, const PseudoLabels& labels,
+                       const Tensor& accepted_BHW, int64_t num_classes) {
+  StepOutput out{loss, {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}}, {}, {}};
+  count_pseudo_labels(labels, accepted_BHW, num_classes, &out);
+  return out;
+}
+
 }  // namespace semiseg

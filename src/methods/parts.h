@@ -96,4 +96,11 @@ class UnsupervisedLoss {
 // Who makes labels of a teacher's logits as `config` asks, with the labelled share and the class bias of the supervised loss.
 std::shared_ptr<Labeler> make_labeler(const SemiConfig& config, const MethodParts& parts);
 
+// Labels that `labeler` makes of a teacher's logits for a report, by its statistics as they are.
+AcceptedLabels accepted_labels(const Labeler& labeler, const Tensor& logits_BKhw, const UnlabeledBatch& images);
+
+// What a step hands back: the loss, both parts of it for the log, and the counts of its labels.
+StepOutput step_output(const Tensor& loss, const Tensor& supervised, const Tensor& unsupervised, const PseudoLabels& labels,
+                       const Tensor& accepted_BHW, int64_t num_classes);
+
 }  // namespace semiseg

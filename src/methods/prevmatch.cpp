@@ -186,18 +186,12 @@ class PrevMatch : public Method {
     const auto second_part = weight * unsupervised / ((dropout_ ? 2 : 1) * (2 + r));
     if (dropout_) unsupervised = (unsupervised + dropped) / 2;
 
-    StepOutput out{first_part + second_part,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(own.weak, labeler_->accept(own.weak), num_classes_, &out);
-    return out;
+    return step_output(first_part + second_part, supervised, unsupervised, own.weak, labeler_->accept(own.weak), num_classes_);
   }
 
   // The student's own, as in UniMatch; past models label too while one is stored.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
-    const auto labels = labeler_->label(predict_logits(*student_, images.weak_BCHW), images);
-    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+    return accepted_labels(*labeler_, predict_logits(*student_, images.weak_BCHW), images);
   }
 
   void end_epoch(const Progress&, std::optional<double> miou) override {

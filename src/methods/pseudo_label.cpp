@@ -43,17 +43,12 @@ class PseudoLabel : public Method {
     const auto accepted_BHW = labeler_->accept(labels);
     const auto unsupervised = unsupervised_loss_(weak_BKhw, labels, accepted_BHW);
 
-    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(labels, accepted_BHW, num_classes_, &out);
-    return out;
+    return step_output(supervised + unsupervised_weight(config_, progress) * unsupervised, supervised, unsupervised, labels,
+                       accepted_BHW, num_classes_);
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
-    const auto labels = labeler_->label(teacher_.predict(images.weak_BCHW, progress), images);
-    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+    return accepted_labels(*labeler_, teacher_.predict(images.weak_BCHW, progress), images);
   }
 
   void after_update(const Progress& progress) override { teacher_.after_update(progress); }

@@ -49,13 +49,9 @@ class Retrain : public Method {
       unsupervised =
           unsupervised * (sum_over_processes(labeled_BHW.sum()) / sum_over_processes(unlabeled.valid_BHW.sum()).clamp_min(1));
 
-    StepOutput out{supervised + unsupervised_weight(config_, progress) * unsupervised,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
     // What was rejected when the files were written has no class to be counted under.
-    count_pseudo_labels(labels, labeled_BHW, num_classes_, &out);
-    return out;
+    return step_output(supervised + unsupervised_weight(config_, progress) * unsupervised, supervised, unsupervised, labels,
+                       labeled_BHW, num_classes_);
   }
 
   // From the files; 0 where they have none.

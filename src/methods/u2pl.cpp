@@ -195,13 +195,9 @@ class U2pl : public Method {
     const auto contrast = contrastive_loss(projector_->forward(features_BChw), key_BDhw, probability_BKhw, label_Bhw, sure_Bhw,
                                            confused_Bhw, labeled, progress.step);
 
-    StepOutput out{supervised + weight * (unsupervised + config_.contrast_weight * contrast),
-                   {{"loss_supervised", supervised.detach()},
-                    {"loss_unsupervised", unsupervised.detach()},
-                    {"loss_contrast", contrast.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(labels, accepted_BHW, num_classes_, &out);
+    auto out = step_output(supervised + weight * (unsupervised + config_.contrast_weight * contrast), supervised, unsupervised,
+                           labels, accepted_BHW, num_classes_);
+    out.scalars["loss_contrast"] = contrast.detach();
     return out;
   }
 

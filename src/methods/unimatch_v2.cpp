@@ -68,17 +68,12 @@ class UniMatchV2 : public Method {
     };
     const auto unsupervised = (loss_of(0) + loss_of(1)) / 2;
 
-    StepOutput out{(supervised + unsupervised_weight(config_, progress) * unsupervised) / 2,
-                   {{"loss_supervised", supervised.detach()}, {"loss_unsupervised", unsupervised.detach()}},
-                   {},
-                   {}};
-    count_pseudo_labels(labels, labeler_->accept(labels), num_classes_, &out);
-    return out;
+    return step_output((supervised + unsupervised_weight(config_, progress) * unsupervised) / 2, supervised, unsupervised,
+                       labels, labeler_->accept(labels), num_classes_);
   }
 
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
-    const auto labels = labeler_->label(predict_logits(teacher_.network(), images.weak_BCHW), images);
-    return AcceptedLabels{labels.class_BHW, labeler_->accept(labels)};
+    return accepted_labels(*labeler_, predict_logits(teacher_.network(), images.weak_BCHW), images);
   }
 
   void after_update(const Progress& progress) override { teacher_.follow(*student_, progress.step); }

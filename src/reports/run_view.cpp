@@ -1,8 +1,10 @@
 #include "reports/run_view.h"
 
 #include <cmath>
+#include <ctime>
 #include <numeric>
 
+#include "host.h"
 #include "reports/text.h"
 #include "semiseg/error.h"
 #include "shell.h"
@@ -385,6 +387,8 @@ Life life_of(const RunStatus& status, int64_t now, const std::string& host, bool
   if (here && !process_exists && age > kGoneAfter) return Life::kGone;
   return age > kSilentAfter ? Life::kSilent : Life::kRunning;
 }
+
+Life life_of(const RunStatus& status) { return life_of(status, std::time(nullptr), host_name(), process_exists(status.pid)); }
 
 Line& Line::add(const std::string& text, Style style) {
   if (!text.empty()) pieces_.emplace_back(text, style);

@@ -21,6 +21,9 @@ enum class Life {
 // `now`: seconds since 1970. `host`: of the reader, who can ask for a process only there.
 Life life_of(const RunStatus& status, int64_t now, const std::string& host, bool process_exists);
 
+// The same now, asked from here.
+Life life_of(const RunStatus& status);
+
 struct WatchedRun {
   std::string dir;
   Life life = Life::kNoFolder;
