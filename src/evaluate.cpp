@@ -33,7 +33,8 @@ std::vector<int64_t> window_starts(int64_t side, int64_t window, int64_t stride)
   return starts;
 }
 
-// Mean over the windows that cover a pixel of their softmax probabilities: [B, K, H, W].
+// Mean over the windows that cover a pixel of their softmax probabilities: [B, K, H, W]. Windows are not padded: the network
+// learned from crops of that very size, whose logits lie elsewhere over the pixels than those of a padded one.
 Tensor sliding_probabilities(Segmenter& model, const Tensor& image_BCHW, const EvalConfig& eval) {
   const int64_t H = image_BCHW.size(2), W = image_BCHW.size(3);
   const int64_t window_H = std::min(eval.window.at(0), H), window_W = std::min(eval.window.at(1), W);
@@ -42,8 +43,8 @@ Tensor sliding_probabilities(Segmenter& model, const Tensor& image_BCHW, const E
   for (const int64_t top : window_starts(H, window_H, eval.stride.at(0)))
     for (const int64_t left : window_starts(W, window_W, eval.stride.at(1))) {
       const auto window = image_BCHW.narrow(2, top, window_H).narrow(3, left, window_W);
-      const auto [logits_BKhw, to] = whole_logits(model, window.contiguous(at::MemoryFormat::ChannelsLast));
-      upsample_add_softmax(logits_BKhw, to, sum.narrow(2, top, window_H).narrow(3, left, window_W));
+      const auto logits_BKhw = model.forward(window.contiguous(at::MemoryFormat::ChannelsLast));
+      upsample_add_softmax(logits_BKhw, {.H = window_H, .W = window_W}, sum.narrow(2, top, window_H).narrow(3, left, window_W));
       windows.narrow(2, top, window_H).narrow(3, left, window_W) += 1;
     }
   return sum / windows;

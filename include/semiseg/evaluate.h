@@ -24,7 +24,7 @@ struct EvalOptions {
 // The class of each pixel, int64 [H, W] on the device, of one uint8 image [H, W, 3].
 //   whole    the image padded at the right and the bottom to a multiple of 32 with the mean colour, the logits upsampled
 //            (aligned corners) and cut back: no pixel is resampled
-//   sliding  windows at a stride; softmax probabilities are added up where they overlap
+//   sliding  windows at a stride, as they are; softmax probabilities are added up where they overlap
 // With flip or several scales, softmax probabilities are added up over all of them, resized to the image.
 Tensor predict_image(Segmenter& model, const Tensor& image_HWC, const EvalOptions& options);
 

@@ -94,6 +94,25 @@ TEST_F(PredictorTest, GivesTheClassesThatEvaluationGives) {
   }
 }
 
+// A crop of 33 pixels has 9 logits that lie 4 pixels apart; padded to 64 it would have 16 of them, 4.2 pixels apart.
+TEST_F(PredictorTest, AWindowIsSeenAsTrainingSeesACrop) {
+  const cv::Mat image = picture(33, 33, 9);
+  Tensor image_CHW = at::empty({3, 33, 33});
+  for (int y = 0; y < 33; ++y)
+    for (int x = 0; x < 33; ++x)
+      for (int c = 0; c < 3; ++c) image_CHW[c][y][x] = static_cast<int>(image.at<cv::Vec3b>(y, x)[2 - c]);
+  const Config config = load_config(dir_ + "/net.yaml", {});
+  const auto options = make_eval_options(config, torch::kCPU);
+  at::NoGradGuard no_grad;
+  const auto crop_BCHW = normalize(image_CHW.permute({1, 2, 0}).to(at::kByte).unsqueeze(0), options.mean, options.std);
+  const auto logits_BKhw = network_->forward(crop_BCHW.contiguous(at::MemoryFormat::ChannelsLast));
+  ASSERT_EQ(logits_BKhw.size(2), 9);
+  const auto wanted_HW = upsample_argmax(logits_BKhw, {.H = 33, .W = 33}).squeeze(0).to(at::kByte).contiguous();
+  const cv::Mat wanted(33, 33, CV_8UC1, wanted_HW.data_ptr<uint8_t>());
+  EXPECT_TRUE(equal(expected(image, {"eval.mode=sliding", "eval.window=33"}), wanted));
+  EXPECT_FALSE(equal(expected(image, {}), wanted)) << "padded";
+}
+
 TEST_F(PredictorTest, SeveralImagesGiveWhatEachGivesAlone) {
   const auto network = predictor({}, /*confidence=*/true);
   const std::vector<cv::Mat> images = {picture(40, 64, 2), picture(33, 47, 3), picture(64, 64, 4)};
