@@ -13,7 +13,8 @@ namespace {
 //   L = L_x + w L_u,   L_u = mean of CE(strong view, label file) over the pixels that have a label
 //
 // semi.undo_class_bias says that the files were made with it. With semi.normalize: valid the sum is divided by all pixels but
-// padding instead. The repository's strong view has Cutout on top of colours, which is left out here.
+// padding instead. The repository takes one mean over labelled images, repeated, and the others, half as much as this sum, and
+// its strong view has Cutout on top of colours, which is left out here.
 class Retrain : public Method {
  public:
   Retrain(const SemiConfig& config, const MethodParts& parts)

@@ -21,7 +21,7 @@ constexpr int64_t kNewKeys = 256;    // negatives that a class gets at most in o
 constexpr int64_t kBankSize = 2000;  // negatives kept per class; published: 30000, which is 0.6 GB for 19 classes
 constexpr double kTemperature = 0.5;
 
-// Decoder features -> 256 channels that the contrastive loss compares: two 3x3 convolutions and a 1x1, as published.
+// Decoder features -> 256 channels that the contrastive loss compares: two 3x3 convolutions and a 1x1.
 class Projector : public torch::nn::Module {
  public:
   explicit Projector(int64_t in)
@@ -101,8 +101,10 @@ Tensor draws(uint64_t seed, int64_t step, uint32_t stream, std::vector<int64_t> 
 // Differences to the published code: burn-in and ramp-up hold for L_c too; the strong view has changed colours besides CutMix;
 // the teacher predicts in eval mode, its projector in train mode; CutMix takes UniMatch's boxes and a second draw of images;
 // entropies are taken at the logits' stride; a class's bank keeps kBankSize negatives; negatives of labelled images are as in
-// the paper (the code asks them to be of the class and not of it, so it has none); L_c is the mean over the classes that have
-// an anchor and a negative. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled
+// the paper (the code asks them to be of the class and not of it, so it has none), and so are those of unlabelled ones (the
+// code has them only where two passes of the teacher disagree); L_c is the mean over the classes that have an anchor and a
+// negative; the features are the decoder's last, without dropout; the teacher averages statistics of batch normalisation, too;
+// there is no auxiliary loss. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled
 // ones are. semi.undo_class_bias takes what class weights add to rare classes out of labels, entropies and ranks.
 class U2pl : public Method {
  public:
