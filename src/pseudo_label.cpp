@@ -10,7 +10,9 @@
 namespace semiseg {
 namespace {
 
-constexpr int64_t kBins = 256;  // of confidence, over [0, 1]
+// Of the quantile threshold's histogram: bin b holds confidences p with 1 - p in (2^(-(b + 1) / 20), 2^(-b / 20)]. Networks
+// that have learned say .99 and more of most pixels, so that bins of one width would hold them all in the last one.
+constexpr int64_t kBins = 512, kBinsPerHalving = 20;
 
 // Shares are never 0: a class that is not met yet has no logarithm.
 constexpr double kLeastShare = 1e-6;
@@ -61,7 +63,8 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
     probability_K_.lerp_(mean_probability(logits_BKhw, labels.valid_BHW), 1 - config_.momentum);
   } else if (histogram_KN_.defined()) {
     // Padding goes to one more bin, which is cut off.
-    const auto bin = (labels.confidence_BHW * kBins).to(at::kLong).clamp_max(kBins - 1) + labels.class_BHW * kBins;
+    const auto halvings_BHW = (1 - labels.confidence_BHW).clamp_min(0).log2().neg();
+    const auto bin = (halvings_BHW * kBinsPerHalving).clamp(0, kBins - 1).to(at::kLong) + labels.class_BHW * kBins;
     const int64_t bins = num_classes_ * kBins;
     const auto counted = at::where(labels.valid_BHW, bin, bins);
     const auto own_counts = count_classes(counted, at::ones_like(labels.valid_BHW), bins + 1).narrow(0, 0, bins);
@@ -79,7 +82,7 @@ Tensor Threshold::of_class() const {
                             : histogram_KN_.flip({1}).cumsum(1).flip({1});
   const auto wanted_K1 = histogram_KN_.sum(1, /*keepdim=*/true) * config_.share;
   const auto reached_K = (above_KN >= wanted_K1).sum(1) - 1;
-  return reached_K.to(at::kFloat) / static_cast<double>(kBins);
+  return 1 - at::exp2(reached_K.to(at::kFloat) / static_cast<double>(-kBinsPerHalving));
 }
 
 Tensor Threshold::accept(const PseudoLabels& labels) const {

@@ -33,7 +33,8 @@ Tensor mean_probability(const Tensor& logits_BKhw, const Tensor& valid_BHW);
 //   class_adaptive  confidence >= min(value, t q_c / max q), FreeMatch's self-adaptive thresholds (Wang et al., ICLR 2023):
 //                   t <- m t + (1 - m) mean(max p), q <- m q + (1 - m) mean(p), both begin at 1 / K
 //   quantile        the surest `share` of the pixels of each class, by a running histogram of confidences (CBST, Zou et al.,
-//                   ECCV 2018, without its sort): threshold_c is the lower edge of the bin in which that share is reached
+//                   ECCV 2018, without its sort): threshold_c is the lower edge of the bin in which that share is reached; bins
+//                   are 3.4 % of 1 - confidence wide
 class Threshold : public torch::nn::Module {
  public:
   Threshold(const ThresholdConfig& config, int64_t num_classes);

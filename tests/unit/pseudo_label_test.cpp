@@ -90,12 +90,12 @@ TEST(ClassAdaptiveThreshold, IsBoundedByItsValue) {
 }
 
 TEST(QuantileThreshold, AcceptsTheSurestShareOfEachClass) {
-  // Without memory the histogram is that of the last batch, in 256 bins.
+  // Without memory the histogram is that of the last batch, with 20 bins to each halving of 1 - confidence.
   Threshold threshold({.kind = "quantile", .momentum = 0, .share = 0.5}, 3);
-  // Class 0: half of four pixels, so down to .8, in bin 204. Class 1: padding alone. Class 2: half of one pixel takes it whole.
+  // Class 0: half of four pixels, so down to .8, in bin 46. Class 1: padding alone. Class 2: half of one pixel takes it whole.
   const auto labels = labels_of({0, 0, 0, 0, 1, 2}, {0.6f, 0.9f, 0.7f, 0.8f, 0.3f, 1.0f}, {1, 1, 1, 1, 0, 1});
   threshold.observe({}, labels);
-  expect_values(threshold.of_class(), {204 / 256.0, 255 / 256.0, 255 / 256.0});
+  expect_values(threshold.of_class(), {1 - std::exp2(-46 / 20.0), 1, 1});
   EXPECT_TRUE(threshold.accept(labels).equal(mask({0, 1, 0, 1, 0, 1})));
   EXPECT_EQ(threshold.named_buffers()["histogram"].sum().item<double>(), 5);
 }
@@ -103,10 +103,20 @@ TEST(QuantileThreshold, AcceptsTheSurestShareOfEachClass) {
 TEST(QuantileThreshold, RemembersEarlierBatches) {
   Threshold threshold({.kind = "quantile", .momentum = 0.5, .share = 0.5}, 1);
   threshold.observe({}, labels_of({0, 0, 0, 0}, {0.9f, 0.8f, 0.7f, 0.6f}, {1, 1, 1, 1}));
-  expect_values(threshold.of_class(), {204 / 256.0});
-  // Weights are now 1/2 at .95 and 1/4 each at .9, .8, .7, .6: half of 3/2 is reached at .9, in bin 230.
+  expect_values(threshold.of_class(), {1 - std::exp2(-46 / 20.0)});
+  // Weights are now 1/2 at .95 and 1/4 each at .9, .8, .7, .6: half of 3/2 is reached at .9, in bin 66.
   threshold.observe({}, labels_of({0}, {0.95f}, {1}));
-  expect_values(threshold.of_class(), {230 / 256.0});
+  expect_values(threshold.of_class(), {1 - std::exp2(-66 / 20.0)});
+}
+
+TEST(QuantileThreshold, TellsSurePixelsFromSurerOnes) {
+  // 1 - confidence: 2^-9.5 down to 2^-18.5, all above 255 / 256.
+  std::vector<float> confidence;
+  for (int i = 9; i < 19; ++i) confidence.push_back(1 - std::exp2(-(static_cast<float>(i) + 0.5f)));
+  Threshold threshold({.kind = "quantile", .momentum = 0, .share = 0.3}, 1);
+  const auto labels = labels_of(std::vector<int64_t>(10, 0), confidence, std::vector<int64_t>(10, 1));
+  threshold.observe({}, labels);
+  EXPECT_TRUE(threshold.accept(labels).equal(mask({0, 0, 0, 0, 0, 0, 0, 1, 1, 1})));
 }
 
 // A network that weights 1 and 4 have taught says (.5, .5) of pixels that are of class 0 in four of five cases.
