@@ -82,7 +82,7 @@ struct ThresholdConfig {
 
 struct SemiConfig {
   std::string method = "supervised";
-  std::string teacher = "self";  // self | ema | history
+  std::string teacher = "self";  // self | ema | twin | history
   double ema_decay = 0.996;
   int64_t history = 3;  // past models that vote with teacher: history
   ThresholdConfig threshold;

@@ -278,7 +278,7 @@ const std::vector<ConfigSetting>& settings() {
 
       setting("semi.method", at(&C::semi, &SemiConfig::method), Choice{[] { return methods().names(); }},
               "how unlabelled images are learned from"),
-      setting("semi.teacher", at(&C::semi, &SemiConfig::teacher), one_of({"self", "ema", "history"}),
+      setting("semi.teacher", at(&C::semi, &SemiConfig::teacher), one_of({"self", "ema", "twin", "history"}),
               "network that makes the pseudo-labels"),
       setting("semi.ema_decay", at(&C::semi, &SemiConfig::ema_decay), kShareBelowOne,
               "share of the teacher that stays at each update; supervised: of an average that is evaluated and saved, 0: none"),

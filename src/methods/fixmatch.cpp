@@ -1,6 +1,6 @@
 #include <ATen/ATen.h>
 
-#include "methods/parts.h"
+#include "methods/taught_method.h"
 #include "semiseg/pseudo_label.h"
 
 namespace semiseg {
@@ -9,26 +9,21 @@ namespace {
 // FixMatch (Sohn et al., NeurIPS 2020) on pixels with CutMix, and UniMatch (Yang et al., CVPR 2023), which adds a second strong
 // view and a stream with dropped features; step for step as UniMatch's repository runs them (LiheYoung/UniMatch, fixmatch.py
 // and unimatch.py): the weak view's prediction comes from the train-mode pass that also gives the labelled logits, the mixed-in
-// images' from an eval-mode pass; the mix is a second, independent draw of unlabelled images.
+// images' from an eval-mode pass. The mix is a second, independent draw of unlabelled images; the repository's code asks for
+// one, but gets the same images in other crops (its issue 51), and its author saw no difference to partners from the batch
+// (issue 34).
 //
 //   L = (L_x + w L_u) / 2,   L_u = mean over views of L_s, or (that + L_fp) / 2 with feature dropout
 //   L_s, L_fp = sum over accepted pixels of CE(strong view or dropped features, pseudo-label) / number of valid pixels
 //
 // With another teacher than the student both predictions come from it, in eval mode, and without feature dropout the labelled
-// images go through the network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py. The published step decodes
-// the labelled images' dropped features too and throws the result away, and takes the gradient, all zeros, of the weak views'
-// logits; here only what is used is decoded and learned from, which is the same for FPN. The batch normalisation in
-// DeepLabV3+'s decoder does not see the labelled images' dropped features then.
-class WeakToStrong : public Method {
+// images go through the network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py, whose partners are those of
+// the batch. The published step decodes the labelled images' dropped features too and throws the result away, and takes the
+// gradient, all zeros, of the weak views' logits; here only what is used is decoded and learned from, which is the same for
+// FPN. The batch normalisation in DeepLabV3+'s decoder does not see the labelled images' dropped features then.
+class WeakToStrong : public TaughtMethod {
  public:
-  WeakToStrong(const SemiConfig& config, const MethodParts& parts)
-      : config_(config),
-        loss_(parts.supervised_loss),
-        num_classes_(parts.num_classes),
-        unsupervised_loss_(config, parts),
-        student_(register_module("student", parts.make_network(0))),
-        teacher_(config, parts, *this, student_),
-        labeler_(register_module("labeler", make_labeler(config, parts))) {
+  WeakToStrong(const SemiConfig& config, const MethodParts& parts) : TaughtMethod(config, parts) {
     if (config.feature_dropout > 0)
       dropout_ = register_module("feature_dropout", std::make_shared<Dropout2d>(config.feature_dropout));
   }
@@ -39,29 +34,23 @@ class WeakToStrong : public Method {
             .mix = config_.mix != "none",
             .random_strong_view = config_.strong_view == "random"};
   }
-  Segmenter& predictor() override { return teacher_.predictor(); }
-  Segmenter& student() override { return *student_; }
 
-  bool repeats(const Progress& progress) const override { return teacher_.stays() && weight_is_final(config_, progress); }
-
-  StepOutput step(const TrainBatch& batch, const Progress& progress) override {
+ protected:
+  Learned learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) override {
+    const auto& [student, teacher, labeler] = branch;
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
     const int64_t B = unlabeled.weak_BCHW.size(0);
 
-    Tensor mix_BKhw;
-    if (needs().mix) mix_BKhw = teacher_.predict(batch.mix.weak_BCHW, progress);
-
     // Labelled images, the weak views where the student predicts them, and their dropped features. Where there are none of
     // these, the labelled images go with the strong views below, at the price of one larger graph: BatchNorm is to see more
     // than two or three images.
-    const bool weak_pass = teacher_.is_student() || dropout_;
+    const bool weak_pass = !taught.weak_BKhw.defined() || dropout_;
     FirstPass pass;
-    if (weak_pass) pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
-    const auto labels =
-        labeler_->observe(teacher_.is_student() ? pass.weak_BKhw : teacher_.predict(unlabeled.weak_BCHW, progress), unlabeled);
+    if (weak_pass) pass = first_pass(*student, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
+    const auto labels = labeler->observe(taught.weak_BKhw.defined() ? taught.weak_BKhw : pass.weak_BKhw, unlabeled);
     const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
-      return unsupervised_loss_(student_BKhw, of, labeler_->accept(of));
+      return unsupervised_loss_(student_BKhw, of, labeler->accept(of));
     };
     const double weight = unsupervised_weight(config_, progress);
     Tensor supervised, dropped, first_part;
@@ -76,7 +65,7 @@ class WeakToStrong : public Method {
     }
 
     std::optional<PseudoLabels> mix;
-    if (mix_BKhw.defined()) mix = labeler_->label(mix_BKhw, batch.mix);
+    if (taught.mix_BKhw.defined()) mix = labeler->label(taught.mix_BKhw, batch.mix);
 
     // Strong views, mixed, in one pass.
     std::vector<Tensor> strong = unlabeled.strong_BCHW;
@@ -89,7 +78,7 @@ class WeakToStrong : public Method {
     }
     auto one_pass = strong;
     if (!weak_pass) one_pass.push_back(image_BCHW);
-    const auto strong_BKhw = student_->forward(at::cat(one_pass));
+    const auto strong_BKhw = student->forward(at::cat(one_pass));
     if (!weak_pass) {
       supervised = loss_(strong_BKhw.narrow(0, static_cast<int64_t>(strong.size()) * B, image_BCHW.size(0)), label_BHW);
       first_part = supervised / 2;
@@ -104,24 +93,10 @@ class WeakToStrong : public Method {
     const auto second_part = weight * unsupervised / (dropout_ ? 4 : 2);
     if (dropout_) unsupervised = (unsupervised + dropped) / 2;
 
-    return step_output(first_part + second_part, supervised, unsupervised, labels, labeler_->accept(labels), num_classes_);
+    return {first_part + second_part, supervised, unsupervised, labels};
   }
-
-  std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress& progress) override {
-    return accepted_labels(*labeler_, teacher_.predict(images.weak_BCHW, progress), images);
-  }
-
-  void after_update(const Progress& progress) override { teacher_.after_update(progress); }
-  void end_epoch(const Progress& progress, std::optional<double>) override { teacher_.end_epoch(progress); }
 
  private:
-  SemiConfig config_;
-  SupervisedLoss loss_;
-  int64_t num_classes_;
-  UnsupervisedLoss unsupervised_loss_;
-  std::shared_ptr<Segmenter> student_;
-  Teacher teacher_;
-  std::shared_ptr<Labeler> labeler_;
   std::shared_ptr<Dropout2d> dropout_;
 };
 

@@ -23,8 +23,8 @@ void follow_as_average(torch::nn::Module& average, const torch::nn::Module& modu
 }
 
 Teacher::Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner,
-                 std::shared_ptr<Segmenter> student)
-    : student_(std::move(student)) {
+                 std::shared_ptr<Segmenter> student, std::shared_ptr<Segmenter> twin)
+    : student_(std::move(student)), twin_(std::move(twin)) {
   if (config.teacher == "ema") ema_.emplace(owner.register_module("teacher", parts.make_network(0)), config.ema_decay);
   if (config.teacher == "history")
     for (int64_t i = 0; i < config.history; ++i)
@@ -34,7 +34,7 @@ Teacher::Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::
 Tensor Teacher::predict(const Tensor& image_BCHW, const Progress& progress) {
   const auto kept = static_cast<int64_t>(history_.size());
   const int64_t voters = std::min(kept, progress.step / progress.steps_per_epoch);
-  if (voters == 0) return predict_logits(predictor(), image_BCHW);
+  if (voters == 0) return predict_logits(twin_ ? *twin_ : predictor(), image_BCHW);
   Tensor sum_BKhw;
   for (int64_t i = 0; i < voters; ++i) {
     const auto probability_BKhw = predict_logits(*history_[i], image_BCHW).to(at::kFloat).softmax(1);

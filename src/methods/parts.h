@@ -41,14 +41,16 @@ class EmaTeacher {
 // Who gives the pseudo-labels (semi.teacher):
 //   self     the student itself
 //   ema      an average of past students
+//   twin     another network, which is trained like the student
 //   history  the student at the end of each of the last `semi.history` epochs; their probabilities are averaged. The student
 //            itself before the first epoch has ended.
 class Teacher {
  public:
   // Registers its networks with `owner` as "teacher" or "history_0", "history_1", ...
-  Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner, std::shared_ptr<Segmenter> student);
+  Teacher(const SemiConfig& config, const MethodParts& parts, torch::nn::Module& owner, std::shared_ptr<Segmenter> student,
+          std::shared_ptr<Segmenter> twin);
 
-  bool is_student() const { return !ema_ && history_.empty(); }
+  bool is_student() const { return !twin_ && !ema_ && history_.empty(); }
   // Whether the same network predicts in every step.
   bool stays() const { return history_.empty(); }
   // The network to evaluate and to save: the average where there is one, else the student.
@@ -60,7 +62,7 @@ class Teacher {
   void end_epoch(const Progress& progress);
 
  private:
-  std::shared_ptr<Segmenter> student_;
+  std::shared_ptr<Segmenter> student_, twin_;
   std::optional<EmaTeacher> ema_;
   std::vector<std::shared_ptr<Segmenter>> history_;
 };

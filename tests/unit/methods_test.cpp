@@ -97,7 +97,7 @@ std::vector<SemiConfig> variants_of(const std::string& name) {
   };
   for (const char* kind : {"class_adaptive", "quantile"})
     vary("semi.threshold", [&](SemiConfig& c) { c.threshold = {.kind = kind, .value = 0.95, .momentum = 0.5}; });
-  for (const char* teacher : {"ema", "history"}) vary("semi.teacher", [&](SemiConfig& c) { c.teacher = teacher; });
+  for (const char* teacher : {"ema", "twin", "history"}) vary("semi.teacher", [&](SemiConfig& c) { c.teacher = teacher; });
   for (const char* mix : {"none", "classmix"}) vary("semi.mix", [&](SemiConfig& c) { c.mix = mix; });
   vary("semi.align_distribution", [](SemiConfig& c) { c.align_distribution = true; });
   vary("semi.undo_class_bias", [](SemiConfig& c) { c.undo_class_bias = true; });
@@ -217,7 +217,8 @@ TEST(Methods, LearnWithEveryPartTheyRead) {
 
 TEST(Methods, GoOnFromTheirTensorsAlone) {
   // Whatever moves from step to step is a parameter or a buffer: a copy of these continues with the same loss.
-  const std::vector<std::pair<std::string, std::string>> parts{{"class_adaptive", "ema"}, {"quantile", "history"}};
+  const std::vector<std::pair<std::string, std::string>> parts{
+      {"class_adaptive", "ema"}, {"class_adaptive", "twin"}, {"quantile", "history"}};
   for (const std::string& name : methods_with_a_step())
     for (const auto& [threshold, teacher] : parts) {
       SemiConfig config = config_of(name);
@@ -319,6 +320,39 @@ TEST(FixMatch, WithNothingAcceptedIsHalfTheSupervisedLoss) {
   EXPECT_EQ(out.pseudo_2K[1].sum().item<int64_t>(), 0);
 }
 
+// Each learns the hard labels that the other gives in eval mode; their losses are added up.
+TEST(PseudoLabel, TwinsTeachEachOther) {
+  SemiConfig config = config_of("pseudo_label");
+  config.teacher = "twin";
+  const auto method = make(config);
+  EXPECT_EQ(method->trained().size(), 2u);
+  EXPECT_EQ(&method->predictor(), &method->student());
+  const auto out = step(*method);
+
+  const auto parts = make_parts();
+  const auto batch = make_batch(method->needs());
+  const std::vector<std::shared_ptr<Segmenter>> networks{parts.make_network(0), parts.make_network(1)};
+  std::vector<Tensor> labels;
+  for (const auto& network : networks)
+    labels.push_back(
+        make_pseudo_labels(predict_logits(*network, batch.unlabeled.weak_BCHW), batch.unlabeled.valid_BHW, {}).class_BHW);
+  ASSERT_FALSE(labels[0].equal(labels[1]));
+  double supervised = 0, unsupervised = 0;
+  for (size_t i = 0; i < 2; ++i) {
+    networks[i]->train();
+    const auto logits = networks[i]->forward(at::cat({batch.labeled.image_BCHW, batch.unlabeled.weak_BCHW}));
+    supervised += parts.supervised_loss(logits.narrow(0, 0, kImages), batch.labeled.label_BHW).item<double>();
+    const auto full = at::upsample_bilinear2d(logits.narrow(0, kImages, kImages), {kSide, kSide}, /*align_corners=*/true);
+    unsupervised += at::cross_entropy_loss(full, labels[1 - i], {}, at::Reduction::None)
+                        .masked_select(batch.unlabeled.valid_BHW)
+                        .mean()
+                        .item<double>();
+  }
+  EXPECT_NEAR(out.scalars.at("loss_supervised").item<double>(), supervised, 1e-5);
+  EXPECT_NEAR(out.scalars.at("loss_unsupervised").item<double>(), unsupervised, 1e-5);
+  EXPECT_NEAR(out.loss.item<double>(), supervised + unsupervised, 2e-5);
+}
+
 // With few images a step BatchNorm's statistics of the labelled ones alone would be too rough.
 TEST(FixMatch, WithATeacherLabelledImagesGoWithTheStrongViews) {
   for (const char* teacher : {"ema", "history"})
@@ -386,6 +420,91 @@ TEST(U2pl, LabelsAreWithoutClassBiasWhereThatIsAskedFor) {
   EXPECT_TRUE(biased.equal(expected(logits)));
   EXPECT_TRUE(unbiased.equal(expected(without_class_bias(logits, parts.supervised_loss.class_bias_K()))));
   EXPECT_FALSE(biased.equal(unbiased));
+}
+
+// The published losses in plain operations, where draws make no difference: 256 pixels are few enough to be anchors all, and
+// the memory bank holds one vector.
+TEST(U2pl, LossesAreThoseOfThePaper) {
+  SemiConfig config = config_of("u2pl");
+  config.mix = "none";
+  const auto method = make(config);
+  auto batch = make_batch(method->needs());
+  batch.labeled.label_BHW.fill_(kIgnore);  // no negatives are added
+  const auto key_D = at::sin(at::arange(256, at::kFloat));
+  constexpr double kNegatives = 50, kTemperature = 0.5, kLeft = 0.75;  // of the run
+  {
+    at::NoGradGuard no_grad;
+    method->named_buffers()["bank.keys"].copy_(key_D);
+    method->named_buffers()["bank.filled"].fill_(2000);
+  }
+  for (const NamedModule& trained : method->trained()) trained.module->train();
+  const auto out = method->step(batch, {25, 100, 2});
+
+  at::NoGradGuard no_grad;
+  const auto network = make_parts().make_network(0);  // the student, and the teacher too
+  const auto full_size = [](const Tensor& logits_BKhw) {
+    return at::upsample_bilinear2d(logits_BKhw, {kSide, kSide}, /*align_corners=*/true);
+  };
+  network->eval();
+  const auto label_BHW = full_size(network->forward(batch.unlabeled.weak_BCHW)).argmax(1);
+  const auto all_BCHW = at::cat({batch.labeled.image_BCHW, batch.unlabeled.strong_BCHW[0]});
+  const auto teacher_BChw = network->decode_features(network->encode(all_BCHW));
+  const auto probability_BKhw = network->classify(teacher_BChw).softmax(1).narrow(0, kImages, kImages);
+  network->train();
+  const auto student_BChw = network->decode_features(network->encode(all_BCHW));
+  const auto logits_BKhw = network->classify(student_BChw).narrow(0, kImages, kImages);
+  const int64_t h = logits_BKhw.size(2), stride = kSide / h;
+  ASSERT_LE(2 * kImages * h * h, 256);
+  const auto at_stride = [&](const Tensor& x_BHW) { return x_BHW.slice(1, 0, kSide, stride).slice(2, 0, kSide, stride); };
+  const auto valid_Bhw = at_stride(batch.unlabeled.valid_BHW);
+  const auto entropy_Bhw = -(probability_BKhw * probability_BKhw.log()).sum(1);
+  const auto below = [&](double share) {
+    const auto sorted = std::get<0>(entropy_Bhw.masked_select(valid_Bhw).sort());
+    return sorted[static_cast<int64_t>(static_cast<double>(sorted.numel() - 1) * share)];
+  };
+
+  // Four fifths are labels at the start, all at the end; the cross-entropy's mean over them counts all / kept.
+  const auto reliable_Bhw = (entropy_Bhw < below(1 - 0.2 * kLeft)).logical_and(valid_Bhw);
+  const auto kept_BHW = reliable_Bhw.repeat_interleave(stride, 1).repeat_interleave(stride, 2);
+  const auto ce_BHW = at::cross_entropy_loss(full_size(logits_BKhw), label_BHW, {}, at::Reduction::None);
+  const double kept = kept_BHW.sum().item<double>(), valid = batch.unlabeled.valid_BHW.sum().item<double>();
+  ASSERT_LT(kept, 0.9 * valid);
+  EXPECT_NEAR(out.scalars.at("loss_unsupervised").item<double>(),
+              ce_BHW.masked_select(kept_BHW).mean().item<double>() * valid / kept, 1e-5);
+
+  // Anchors: pixels of low entropy; positive: the mean of their features in the teacher.
+  const auto parameters = method->named_parameters();
+  const auto project = [&](const std::string& name, const Tensor& x_BChw) {
+    const auto weight = [&](int layer, const char* what) { return parameters[str(name, ".layers.", layer, ".", what)]; };
+    auto y = x_BChw;
+    for (const int layer : {0, 3}) {
+      y = at::conv2d(y, weight(layer, "weight"), weight(layer, "bias"), 1, 1);
+      y = at::batch_norm(y, weight(layer + 1, "weight"), weight(layer + 1, "bias"), {}, {}, /*training=*/true, 0.1, 1e-5, false)
+              .relu();
+    }
+    return at::conv2d(y, weight(6, "weight"), weight(6, "bias")).narrow(0, kImages, kImages);
+  };
+  const auto query_BDhw = project("projector", student_BChw), own_key_BDhw = project("teacher_projector", teacher_BChw);
+  const auto sure_Bhw = (entropy_Bhw <= below(0.2 * kLeft)).logical_and(valid_Bhw);
+  double sum = 0;
+  int64_t classes = 0;
+  for (int64_t c = 0; c < K; ++c) {
+    const auto of_class_Bhw = sure_Bhw.logical_and(at_stride(label_BHW) == c);
+    const auto of = [](const Tensor& x_BDhw, const Tensor& mask_Bhw) {
+      return x_BDhw.permute({0, 2, 3, 1}).reshape({-1, x_BDhw.size(1)}).index({mask_Bhw.flatten()});
+    };
+    const auto query_MD = of(query_BDhw, of_class_Bhw.logical_and(probability_BKhw.select(1, c) > 0.3));
+    if (query_MD.size(0) == 0) continue;
+    const auto prototype_D = of(own_key_BDhw, of_class_Bhw).mean(0);
+    const auto alike = [&](const Tensor& other_D) {
+      return at::exp(at::cosine_similarity(query_MD, other_D.unsqueeze(0)).to(at::kDouble) / kTemperature);
+    };
+    const auto positive_M = alike(prototype_D);
+    sum -= (positive_M / (positive_M + kNegatives * alike(key_D))).log().mean().item<double>();
+    ++classes;
+  }
+  ASSERT_GE(classes, 1);
+  EXPECT_NEAR(out.scalars.at("loss_contrast").item<double>(), sum / static_cast<double>(classes), 1e-4);
 }
 
 TEST(U2pl, TheTeachersProjectorNormalisesByTheBatch) {
