@@ -165,10 +165,6 @@ class StageReport : public Reporter {
 class SelfTraining {
  public:
   SelfTraining(Config config, RunFolder& run, Reporter& report) : config_(std::move(config)), run_(run), report_(report) {
-    if (config_.semi.threshold.kind != "fixed")
-      throw Error(ErrorKind::kConfig,
-                  "semi.method: self_training takes a number as semi.threshold, not " + value_text(config_, "semi.threshold"),
-                  "semi.threshold", "labels are written once, so no threshold can adapt to them");
     // A resumed run, and a later stage, must not choose again.
     config_.run.precision = precision_name(resolve_precision(config_.run.precision, resolve_device(config_.run.device)));
 

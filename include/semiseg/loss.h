@@ -11,10 +11,10 @@
 namespace semiseg {
 
 // The weight of each class in the loss, from the labelled pixels n_c (p_c = n_c / sum n):
-//   inverse    1 / p_c, normalised to mean 1 over the classes that have pixels
-//   median     median(f) / f_c with f_c = n_c / pixels of the images that contain c   (arXiv 1411.4734)
-//   enet       1 / ln(1.02 + p_c)                                                      (arXiv 1606.02147)
-//   effective  (1 - b) / (1 - b^n_c), b = .9999, normalised to sum K                   (arXiv 1901.05555)
+//   inverse    1 / p_c, normalised to mean 1 over the classes that have pixels (inverse class frequency, scikit-learn's
+//   "balanced") median     median(f) / f_c with f_c = n_c / pixels of the images that contain c   (arXiv 1411.4734) enet 1 /
+//   ln(1.02 + p_c)                                                      (arXiv 1606.02147) effective  (1 - b) / (1 - b^n_c), b
+//   = .9999, normalised to sum K                   (arXiv 1901.05555)
 // A class without a pixel gets weight 0. "none" gives ones. Throws Error(kConfig) for another name.
 std::vector<double> class_weights(const std::string& kind, const ClassCounts& counts);
 
@@ -29,7 +29,8 @@ std::vector<double> class_weights(const std::string& kind, const ClassCounts& co
 //
 //   focal  the mean of (1 - p_y)^gamma CE. (Lin et al., arXiv 1708.02002)
 //
-// label_smoothing e makes the target (1 - e) one-hot + e / K, in ce and ohem; what OHEM keeps depends on p_y alone.
+// label_smoothing e makes the target (1 - e) one-hot + e / K (Szegedy et al., arXiv 1512.00567), in ce and ohem; what OHEM
+// keeps depends on p_y alone.
 //
 // logit_adjustment tau takes logits + tau ln p_c in the loss and nowhere else, p_c the class's share of the labelled pixels
 // (Menon et al., arXiv 2007.07314): a rare class has to win against its rarity in training, so the plain logits, which predict,

@@ -133,6 +133,10 @@ void check_run(const Config& config) {
     contradict(config, "optim.warmup_steps",
                str("optim.warmup_steps (", config.optim.warmup_steps, ") is not below optim.steps (", *config.optim.steps, ")"),
                "shorten the warm-up or train longer");
+  if (config.semi.method == "self_training" && config.semi.threshold.kind != "fixed")
+    contradict(config, "semi.threshold",
+               "semi.method: self_training takes a number as semi.threshold, not " + value_text(config, "semi.threshold"),
+               "labels are written once, so no threshold can adapt to them");
   const auto& window = config.eval.window.empty() ? config.data.crop : config.eval.window;
   for (size_t side = 0; side < config.eval.stride.size(); ++side)
     if (config.eval.stride[side] > window[side])
