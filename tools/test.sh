@@ -29,7 +29,6 @@ if (($# == 0)); then
   check python3 tools/check/docs.py
   check bash tools/check/resume.sh 2
   check bash tools/check/install.sh
-  for method in prevmatch cps u2pl; do check bash tools/check/resume.sh --method $method 1; done
 fi
 
 # Two tests at a time with one compute thread each: two with two threads on two cores wait for each other most of the time.

@@ -22,7 +22,6 @@ report: {html: false, tensorboard: false, samples: 0}
 )") {}
 
   void SetUp() override {
-    static std::string trained;  // the folder of the first test
     if (trained.empty()) {
       trained = testing::TempDir() + "/semiseg_predictions_" + testing::UnitTest::GetInstance()->current_test_info()->name();
       fs::remove_all(trained);
@@ -39,6 +38,8 @@ report: {html: false, tensorboard: false, samples: 0}
     fs::copy(trained + "/images", dir_ + "/images");
   }
 
+  static void TearDownTestSuite() { fs::remove_all(trained); }
+
   cv::Mat read(const std::string& file) const { return cv::imread(dir_ + "/" + file, cv::IMREAD_UNCHANGED); }
   std::vector<std::string> files(const std::string& folder) const {
     std::vector<std::string> names;
@@ -49,6 +50,7 @@ report: {html: false, tensorboard: false, samples: 0}
   }
   Outcome predict(const std::string& words) const { return semiseg("predict " + checkpoint_ + " " + words); }
 
+  static inline std::string trained;  // the folder of the first test: what all of them read
   std::string checkpoint_;
 };
 

@@ -1,4 +1,4 @@
-// Tests that run the program as a user types it, each in an empty folder of its own.
+// Tests that run the program as a user types it, each in an empty folder of its own, which stays where the test fails.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -37,6 +37,10 @@ class ProgramTest : public testing::Test {
     std::filesystem::remove_all(dir_);
     make_folders(dir_);
     write_file(dir_ + "/tiny.yaml", yaml);
+  }
+  // Checkpoints of all tests together are some 20 GB.
+  ~ProgramTest() override {
+    if (!HasFailure()) std::filesystem::remove_all(dir_);
   }
 
   // Words as in a shell.

@@ -183,6 +183,18 @@ checkpoint: {every_steps: 1}
   const auto reliability = [&](size_t row) { return std::stod(table[row].substr(table[row].find(',') + 1)); };
   EXPECT_GE(reliability(1), reliability(2));
   EXPECT_GE(reliability(2), reliability(3));
+  // ST++: the mean over earlier checkpoints of the mIoU between their prediction and the newest one's, here of one of them.
+  ASSERT_TRUE(fs::exists(dir_ + "/run/checkpoints/step_00000001.safetensors"));
+  for (const std::string which : {"step_00000001", "last"}) {
+    const Outcome predicted = semiseg("predict run/checkpoints/" + which + ".safetensors one/y.png -o " + which);
+    ASSERT_EQ(predicted.code, 0) << predicted.output;
+  }
+  ASSERT_EQ(semiseg("diagnose --labels last --predictions step_00000001 --json alike.json").code, 0);
+  const double alike = nlohmann::json::parse(read_file(dir_ + "/alike.json")).at("epochs").at(0).at("val").at("miou");
+  const auto is_one = [](const std::string& row) { return row.find("one/y.png") != std::string::npos; };
+  const auto row = std::find_if(table.begin(), table.end(), is_one);
+  ASSERT_NE(row, table.end());
+  EXPECT_NEAR(reliability(static_cast<size_t>(row - table.begin())), alike, 1e-6);
   size_t files = 0;
   for (const auto& entry : fs::directory_iterator(dir_ + "/all/labels")) {
     const auto values = read_label_values(entry.path().string());

@@ -147,13 +147,47 @@ TEST_F(Runs, AFullDiskEndsWithItsOwnCodeAndKeepsWhatIsWritten) {
   EXPECT_TRUE(fs::is_empty(dir_ + "/runs/tiny/checkpoints"));
 }
 
-TEST_F(Runs, EveryMethodTrains) {
-  for (const std::string method : {"supervised", "pseudo_label", "mean_teacher"}) {
-    write_file(dir_ + "/" + method + ".yaml", "base: tiny.yaml\nsemi: {method: " + method + "}\n");
-    const Outcome outcome = semiseg("train " + method + ".yaml optim.epochs=1");
-    EXPECT_EQ(outcome.code, 0) << method << outcome.output;
+struct MethodCase {
+  const char *name, *settings;
+};
+
+class EachMethod : public Runs, public testing::WithParamInterface<MethodCase> {};
+
+// With one and with eight loader threads, and gone on with in the middle of the second epoch. (Self-training, a chain of runs,
+// has tests of its own.)
+TEST_P(EachMethod, ComesToTheSameResult) {
+  const std::string train = str("train tiny.yaml semi.method=", GetParam().name, " ", GetParam().settings,
+                                " checkpoint.every_steps=6 report.html=false report.tensorboard=false report.samples=0 ");
+  for (const char* workers : {"1", "8"}) {
+    const Outcome outcome = semiseg(str(train, "data.workers=", workers, " run.dir=", workers));
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+  }
+  make_folders(dir_ + "/cut/checkpoints");
+  fs::copy(dir_ + "/1/checkpoints/step_00000006.safetensors", dir_ + "/cut/checkpoints/");
+  fs::copy(dir_ + "/1/metrics.jsonl", dir_ + "/cut/metrics.jsonl");
+  const Outcome resumed = semiseg("train --resume cut data.workers=8");
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  const auto expected = metrics("1");
+  for (const std::string run : {"8", "cut"}) {
+    SCOPED_TRACE(run);
+    expect_equal(tensors("1/checkpoints/last.safetensors"), tensors(run + "/checkpoints/last.safetensors"));
+    const auto lines = metrics(run);
+    ASSERT_EQ(lines.size(), expected.size());
+    for (size_t e = 0; e < lines.size(); ++e)
+      for (const char* key : {"epoch", "step", "lr", "train", "val", "pseudo"})
+        EXPECT_EQ(lines[e][key], expected[e][key]) << key;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Methods, EachMethod,
+                         testing::Values(MethodCase{"supervised", "semi.ema_decay=0.9"},
+                                         MethodCase{"pseudo_label", "semi.teacher=history semi.history=1"},
+                                         MethodCase{"mean_teacher", ""}, MethodCase{"fixmatch", "semi.teacher=twin"},
+                                         MethodCase{"unimatch", "semi.mix=classmix"}, MethodCase{"unimatch_v2", ""},
+                                         MethodCase{"augseg", "'semi.threshold={kind: quantile, share: 0.5}'"},
+                                         MethodCase{"prevmatch", "semi.history=1 semi.align_distribution=true"},
+                                         MethodCase{"cps", "'semi.threshold={kind: class_adaptive}'"}, MethodCase{"u2pl", ""}),
+                         [](const auto& of) { return std::string(of.param.name); });
 
 }  // namespace
 }  // namespace semiseg
