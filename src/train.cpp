@@ -187,8 +187,10 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
     }
   } catch (const std::exception& e) {
     constexpr double kPatience = 10;  // seconds for what is queued, which may wait for a lost peer for ever
-    if (spares_weights(e) && between_steps && state.step > first_step && finishes_within(kPatience, device))
-      try_to([&] { settle(), save("last"); });
+    if (spares_weights(e) && between_steps && state.step > first_step)
+      try_to([&] {
+        if (finishes_within(kPatience, device)) settle(), save("last");
+      });
     throw;
   }
   return {state, 0, state.step < total_steps};

@@ -262,7 +262,7 @@ void average_statistics(Method& method) {
 void try_to(const std::function<void()>& work) {
   try {
     work();
-  } catch (const Error&) {
+  } catch (const std::exception&) {
   }
 }
 

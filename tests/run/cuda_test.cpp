@@ -322,8 +322,9 @@ run: {precision: fp32}
 
 TEST_F(CudaRun, LearnsAsOnTheCpu) {
   REQUIRE_GPU();
+  // Of four images batch normalisation makes much of rounding: on one processor, with other threads, the loss moves by 5 %.
   for (const char* device : {"cpu", "cuda"}) {
-    const Outcome outcome = semiseg(str("train tiny.yaml run.device=", device, " run.name=", device));
+    const Outcome outcome = semiseg(str("train tiny.yaml model.norm=group run.device=", device, " run.name=", device));
     ASSERT_EQ(outcome.code, 0) << outcome.output;
   }
   const auto cpu = metrics("runs/cpu"), cuda = metrics("runs/cuda");
@@ -339,10 +340,16 @@ TEST_F(CudaRun, LearnsAsOnTheCpu) {
 
 TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   REQUIRE_GPU();
-  // With and without a pass over weak views, and with complementary dropout.
-  for (const std::string method : {"unimatch", "fixmatch", "unimatch_v2"}) {
-    const std::string settings = " run.device=cuda run.deterministic=true model.dropout=0.3 semi.method=" + method +
-                                 (method == "unimatch_v2" ? "" : " semi.teacher=ema");
+  const std::pair<std::string, std::string> kMethods[] = {{"supervised", ""},
+                                                          {"pseudo_label", "semi.teacher=ema"},
+                                                          {"mean_teacher", ""},
+                                                          {"fixmatch", "semi.teacher=ema"},
+                                                          {"unimatch", "semi.teacher=twin"},
+                                                          {"unimatch_v2", ""},
+                                                          {"augseg", "'semi.threshold={kind: quantile, share: 0.5}'"},
+                                                          {"cps", "'semi.threshold={kind: class_adaptive}'"}};
+  for (const auto& [method, more] : kMethods) {
+    const std::string settings = " run.device=cuda run.deterministic=true model.dropout=0.3 semi.method=" + method + " " + more;
     for (const char* graph : {"auto", "off"}) {
       const Outcome outcome =
           semiseg(str("train tiny.yaml run.cuda_graph=", graph, " run.name=", method, "_", graph, settings));

@@ -72,7 +72,7 @@ data_section() {
 differences() {
   cmp <(data_section "$1/checkpoints/last.safetensors") <(data_section "$2/checkpoints/last.safetensors") >/dev/null ||
     echo "the data sections differ"
-  python3 - "$1" "$2" <<'PY'
+  "${PYTHON:-python3}" - "$1" "$2" <<'PY' || echo "they could not be compared"
 import json, struct, sys
 
 TIMES = ("seconds", "images_per_s", "data_wait", "peak_memory_mb")

@@ -39,4 +39,4 @@ for seed in 0 1; do
   camvid mean_teacher-$seed mean_teacher seed=$seed
 done
 
-python3 tools/study/table.py "$out" --rare pole,sign,fence,pedestrian,bicyclist
+"${PYTHON:-python3}" tools/study/table.py "$out" --rare pole,sign,fence,pedestrian,bicyclist

@@ -41,5 +41,5 @@ for seed in $seeds; do
 done
 finish_all
 
-python3 tools/study/table.py "$out" --rare "$rare"
+"${PYTHON:-python3}" tools/study/table.py "$out" --rare "$rare"
 "$semiseg" diagnose "$out/falling-${seeds%% *}"

@@ -64,5 +64,5 @@ finish_all
 
 for split in $splits; do
   echo "CamVid $split, $start_steps + $steps steps"
-  python3 tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
+  "${PYTHON:-python3}" tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
 done
