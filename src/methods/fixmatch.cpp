@@ -36,7 +36,7 @@ class WeakToStrong : public TaughtMethod {
   }
 
  protected:
-  Learned learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) override {
+  Losses learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) override {
     const auto& [student, teacher, labeler] = branch;
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;

@@ -18,7 +18,7 @@ class PseudoLabel : public TaughtMethod {
   BatchNeeds needs() const override { return {.unlabeled = true}; }
 
  protected:
-  Learned learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) override {
+  Losses learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
 

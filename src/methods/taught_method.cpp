@@ -40,10 +40,10 @@ StepOutput TaughtMethod::step(const TrainBatch& batch, const Progress& progress)
     if (!branch.teacher.is_student()) of_branch.weak_BKhw = branch.teacher.predict(batch.unlabeled.weak_BCHW, progress);
   }
 
-  Learned all = learn(branches_[0], taught[0], batch, progress);
+  Losses all = learn(branches_[0], taught[0], batch, progress);
   for (size_t i = 1; i < branches_.size(); ++i) {
     all.loss = learned(all.loss);  // and its graph is gone before the twin's begins
-    const Learned of_twin = learn(branches_[i], taught[i], batch, progress);
+    const Losses of_twin = learn(branches_[i], taught[i], batch, progress);
     all.loss = all.loss + of_twin.loss;
     all.supervised = all.supervised.detach() + of_twin.supervised.detach();
     all.unsupervised = all.unsupervised.detach() + of_twin.unsupervised.detach();

@@ -39,13 +39,13 @@ class TaughtMethod : public Method {
     Tensor weak_BKhw;  // of the weak views; undefined where the student, which passes them anyway, is the teacher
     Tensor mix_BKhw;   // of the images to mix in, where the method mixes
   };
-  struct Learned {
+  struct Losses {
     Tensor loss, supervised, unsupervised;
     PseudoLabels labels;  // of the weak views
   };
 
   // The losses of one network.
-  virtual Learned learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) = 0;
+  virtual Losses learn(Branch& branch, const Taught& taught, const TrainBatch& batch, const Progress& progress) = 0;
 
   SemiConfig config_;
   SupervisedLoss loss_;
