@@ -291,7 +291,7 @@ ClassSet load_classes(const std::string& name, int64_t ignore_index) {
     classes = preset(kCamvid, false);
   } else if (name.empty()) {
     throw Error(ErrorKind::kConfig, "data.classes is not set", "",
-                "name a preset (camvid, cityscapes, synthetic) or a YAML file");
+                "name a preset (camvid, cityscapes, synthetic) or a class file");
   } else if (!std::filesystem::is_regular_file(name)) {
     throw Error(ErrorKind::kConfig, "data.classes: \"" + name + "\" is neither a preset nor a file", "",
                 "presets: camvid, cityscapes, synthetic");

@@ -8,7 +8,7 @@ FileLists list_files(const Config& config, const OnProblem& on_problem) {
   const DataConfig& data = config.data;
   if (data.classes.empty())
     throw Error(ErrorKind::kConfig, "data.classes is not set", config.file,
-                "name a preset (camvid, cityscapes) or a YAML file");
+                "name a preset (camvid, cityscapes) or a class file");
   FileLists lists;
   lists.classes = load_classes(data.classes, data.ignore_index);
   lists.colours = load_colours(data.classes);
