@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "semiseg/error.h"
@@ -63,7 +64,11 @@ std::optional<FailedWrite> write_all(int fd, const void* data, size_t bytes) {
   return std::nullopt;
 }
 
-std::string temporary_name(const std::string& path) { return path + kTemporary + std::to_string(::getpid()); }
+// Two processes that share a folder may have one number: each is the first of its container, say.
+std::string temporary_name(const std::string& path) {
+  static const std::string drawn = std::to_string(std::random_device{}());
+  return path + kTemporary + std::to_string(::getpid()) + drawn;
+}
 
 }  // namespace
 
@@ -78,8 +83,12 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
     namespace fs = std::filesystem;
-    for (int link = 0; link < kMostLinks && fs::is_symlink(path_); ++link)
-      path_ = (fs::path(path_).parent_path() / fs::read_symlink(path_)).string();
+    for (int link = 0; link < kMostLinks; ++link) {
+      std::error_code error;
+      const fs::path target = fs::read_symlink(path_, error);
+      if (error) break;  // no link
+      path_ = (fs::path(path_).parent_path() / target).string();
+    }
     temporary_ = temporary_name(path_);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <span>
 
@@ -145,7 +146,9 @@ class Inputs {
 
   std::string free_name(const std::string& wanted, bool video) {
     std::string name = wanted;
-    for (int number = 2;; ++number) {
+    int& number = next_number_[{wanted, video}];  // of thousands of frames that are all called rgb.png
+    if (number > 2) name += "-" + std::to_string(number - 1);
+    for (number = std::max(number, 2);; ++number) {
       const auto files = stems(name, video);
       // Two images may both look like frames of one video that is not there.
       const auto& others = video ? stems_ : file_stems_;
@@ -161,6 +164,7 @@ class Inputs {
   fs::path output_;
   std::vector<PredictInput> inputs_;
   std::set<fs::path> known_;
+  std::map<std::pair<std::string, bool>, int> next_number_;
   std::set<std::string> stems_;       // of all that was named so far
   std::set<std::string> file_stems_;  // the same without the frames that an image looks like
 };

@@ -12,7 +12,7 @@ namespace {
 
 // Of the quantile threshold's histogram: bin b holds confidences p with 1 - p in (2^(-(b + 1) / 20), 2^(-b / 20)]. Networks
 // that have learned say .99 and more of most pixels, so that bins of one width would hold them all in the last one.
-constexpr int64_t kBins = 512, kBinsPerHalving = 20;
+constexpr int64_t kBins = 512, kBlock = 16, kBinsPerHalving = 20;
 
 // Shares are never 0: a class that is not met yet has no logarithm.
 constexpr double kLeastShare = 1e-6;
@@ -64,7 +64,8 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
   } else if (histogram_KN_.defined()) {
     // Padding goes to one more bin, which is cut off.
     const auto halvings_BHW = (1 - labels.confidence_BHW).clamp_min(0).log2().neg();
-    const auto bin = (halvings_BHW * kBinsPerHalving).clamp(0, kBins - 1).to(at::kLong) + labels.class_BHW * kBins;
+    const auto bin =
+        (halvings_BHW * kBinsPerHalving).nan_to_num(0).clamp(0, kBins - 1).to(at::kLong) + labels.class_BHW * kBins;
     const int64_t bins = num_classes_ * kBins;
     const auto counted = at::where(labels.valid_BHW, bin, bins);
     const auto own_counts = count_classes(counted, at::ones_like(labels.valid_BHW), bins + 1).narrow(0, 0, bins);
@@ -75,11 +76,17 @@ void Threshold::observe(const Tensor& logits_BKhw, const PseudoLabels& labels) {
 
 Tensor Threshold::of_class() const {
   if (confidence_.defined()) return (confidence_ * probability_K_ / probability_K_.max()).clamp_max(config_.value);
-  // Pixels at least as sure as each bin's lower edge; of the bins that hold the wanted share of them, the highest.
-  // On a GPU not by cumsum, which warns of its order of additions at each call there.
-  const auto above_KN = histogram_KN_.is_cuda()
-                            ? (histogram_KN_.unsqueeze(1) * at::ones({kBins, kBins}, histogram_KN_.options()).triu()).sum(2)
-                            : histogram_KN_.flip({1}).cumsum(1).flip({1});
+  // Pixels at least as sure as each bin's lower edge; of the bins that hold the wanted share of them, the highest. The sums
+  // from a bin to the last one: within its block, and of the blocks behind. Not by cumsum, which on a GPU warns of its order of
+  // additions at each call.
+  const auto from_here_on = [](const Tensor& x_n) {
+    const int64_t n = x_n.size(-1);
+    return (x_n.unsqueeze(-2) * at::ones({n, n}, x_n.options()).triu()).sum(-1);
+  };
+  const auto block_Kbn = histogram_KN_.view({num_classes_, kBins / kBlock, kBlock});
+  const auto sum_Kb1 = block_Kbn.sum(2, /*keepdim=*/true);
+  const auto behind_Kb1 = from_here_on(sum_Kb1.squeeze(2)).unsqueeze(2) - sum_Kb1;
+  const auto above_KN = (from_here_on(block_Kbn) + behind_Kb1).flatten(1);
   const auto wanted_K1 = histogram_KN_.sum(1, /*keepdim=*/true) * config_.share;
   const auto reached_K = (above_KN >= wanted_K1).sum(1) - 1;
   return 1 - at::exp2(reached_K.to(at::kFloat) / static_cast<double>(-kBinsPerHalving));

@@ -28,15 +28,18 @@ std::set<int64_t> classes_in(const Tensor& label_HW, int64_t num_classes) {
   return classes;
 }
 
-// One image as a batch that the network can take: padded with the mean colour, which is not valid.
-UnlabeledBatch whole_view(const Sample& sample, const EvalOptions& options) {
+// One image as a batch, as evaluation shows it to the network: a whole one padded with the mean colour, which is not valid.
+UnlabeledBatch one_view(const Sample& sample, const EvalOptions& options) {
+  const auto padded = [&](const Tensor& x_HW, const at::Scalar& fill = 0) {
+    return options.eval.mode == "sliding" ? x_HW : pad_sides(x_HW, fill);
+  };
   const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
   UnlabeledBatch batch;
-  batch.weak_BCHW = pad_sides(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std))
+  batch.weak_BCHW = padded(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std))
                         .contiguous(at::MemoryFormat::ChannelsLast);
-  batch.valid_BHW = pad_sides(at::ones({1, H, W}, at::kBool)).to(options.device);
+  batch.valid_BHW = padded(at::ones({1, H, W}, at::kBool)).to(options.device);
   if (sample.label_HW.defined())
-    batch.truth_BHW = pad_sides(sample.label_HW.unsqueeze(0).to(at::kLong), kIgnore).to(options.device);
+    batch.truth_BHW = padded(sample.label_HW.unsqueeze(0).to(at::kLong), kIgnore).to(options.device);
   return batch;
 }
 
@@ -107,7 +110,7 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
     std::optional<AcceptedLabels> labels;
     {
       const Autocast autocast(options.device, options.precision);
-      labels = method.pseudo_labels(whole_view(sample, options), progress);
+      labels = method.pseudo_labels(one_view(sample, options), progress);
     }
     if (!labels) break;  // a method without any
     const auto cut = [&](const Tensor& x_BHW) { return x_BHW[0].narrow(0, 0, H).narrow(1, 0, W).to(at::kCPU); };

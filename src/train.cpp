@@ -143,7 +143,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
         record.peak_memory_mb = peak_memory_mb(device);
         const bool best = scores && scores->miou > state.best_miou;
         if (best) state.best_miou = scores->miou, state.best_epoch = epoch;
-        state.history.push_back(record);
+        add_epoch(&state, record);
         state.history.back().alarms =
             find_alarms(with_scores_before(state), {data->classes().names, state.label_share, &config});
         state.epoch_sums.clear();

@@ -266,6 +266,24 @@ void try_to(const std::function<void()>& work) {
   }
 }
 
+void add_epoch(TrainState* state, EpochRecord record) {
+  constexpr size_t kMostNumbers = 4'000'000;
+  auto& history = state->history;
+  history.push_back(std::move(record));
+  size_t numbers = 0;
+  for (const EpochRecord& epoch : history)
+    if (epoch.val) numbers += epoch.val->confusion.size() * epoch.val->confusion.size();
+  bool is_first = true;
+  for (EpochRecord& epoch : history) {
+    if (numbers <= kMostNumbers) return;
+    if (!epoch.val || epoch.val->confusion.empty()) continue;
+    const bool stays = std::exchange(is_first, false) || epoch.epoch == state->best_epoch || &epoch == &history.back();
+    if (stays) continue;
+    numbers -= epoch.val->confusion.size() * epoch.val->confusion.size();
+    epoch.val->confusion.clear();
+  }
+}
+
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out) {
   at::NoGradGuard no_grad;
   const auto add = [&](const std::string& name, const Tensor& value) {

@@ -89,6 +89,10 @@ void average_statistics(Method& method);
 // Runs `work`; an Error is passed over, where another one is on its way that is to be shown.
 void try_to(const std::function<void()>& work);
 
+// Adds a finished epoch to the history. Confusion matrices of many classes and epochs would outgrow a checkpoint's header:
+// beyond some 4 million numbers those of the oldest epochs are let go, but not of the first and of the best.
+void add_epoch(TrainState* state, EpochRecord record);
+
 // Sums of an epoch stay on the device: scalars under their names, "loss", "pseudo", and the number of micro-batches "count".
 // They are those of all processes: means of scalars, sums of counts.
 void add_to_sums(std::map<std::string, Tensor>* sums, const StepOutput& out);

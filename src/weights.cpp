@@ -29,8 +29,6 @@ struct Naming {
 };
 
 constexpr size_t kMaxNamings = 64;
-// What our own checkpoints hold beside the weights (checkpoint.h).
-constexpr const char* kCheckpointPrefixes[] = {"student.", "teacher.", "twin.", "optimizer.", "progress."};
 
 std::vector<Naming> candidate_namings(const StateDict& weights) {
   std::vector<Naming> namings{{"", ""}, {"", "encoder."}};
@@ -124,14 +122,18 @@ LoadSummary load_weights(Segmenter& model, const StateDict& weights, const std::
   summary.stripped_prefix = naming.prefix;
   std::vector<std::pair<Tensor, Tensor>> copies;  // to, from; made only when all is well
   std::set<std::string> found;
+  // Beside the weights a checkpoint of ours holds what training goes on with (checkpoint.h).
+  const bool is_checkpoint =
+      std::any_of(weights.begin(), weights.end(), [](const auto& item) { return item.first.starts_with("optimizer."); });
+  const auto is_of_network = [](const std::string& name) {
+    return name.starts_with("encoder.") || name.starts_with("decoder.") || name.starts_with("segmentation_head.");
+  };
   for (const auto& [name, value] : weights) {
     const auto mapped = naming.map(name);
     const auto target = mapped ? own.find(*mapped) : own.end();
     if (target == own.end()) {
       const bool classifier = mapped && (*mapped == "encoder.fc.weight" || *mapped == "encoder.fc.bias");
-      const bool ours = std::any_of(std::begin(kCheckpointPrefixes), std::end(kCheckpointPrefixes),
-                                    [&](const char* prefix) { return name.starts_with(prefix); });
-      if (!classifier && !ours) summary.unexpected.push_back(name);
+      if (!classifier && (!is_checkpoint || is_of_network(name))) summary.unexpected.push_back(name);
       continue;
     }
     found.insert(*mapped);

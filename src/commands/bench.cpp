@@ -12,6 +12,7 @@
 #include "commands/config_file.h"
 #include "observers.h"
 #include "output_files.h"
+#include "parse_number.h"
 #include "semiseg/device.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
@@ -134,9 +135,10 @@ std::string operator_table(const Step& step) {
 
 int64_t steps_of(const Arguments& arguments) {
   if (!arguments.has("steps")) return 10;
-  const int64_t steps = std::atoll(arguments.get("steps").c_str());
-  if (steps < 1) throw Error(ErrorKind::kConfig, "\"" + arguments.get("steps") + "\" is no number of steps", "--steps");
-  return steps;
+  const auto steps = parse_number<int64_t>(arguments.get("steps"));
+  if (!steps || *steps < 1)
+    throw Error(ErrorKind::kConfig, "\"" + arguments.get("steps") + "\" is no number of steps", "--steps");
+  return *steps;
 }
 
 int run(const Arguments& arguments) {

@@ -34,7 +34,11 @@ std::vector<RunRecord> read_runs(const std::vector<std::string>& dirs) {
   std::vector<RunRecord> runs;
   std::vector<std::pair<std::string, Error>> left_out;
   for (const std::string& dir : dirs) {
-    if (!std::filesystem::is_directory(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
+    if (!std::filesystem::exists(dir)) throw Error(ErrorKind::kConfig, "there is no such run folder", dir);
+    if (!std::filesystem::is_directory(dir)) {  // `compare runs/*` may meet anything
+      left_out.emplace_back(dir, Error(ErrorKind::kConfig, "is no run folder", dir));
+      continue;
+    }
     try {
       RunRecord run = read_run(dir, /*may_be_young=*/true);
       if (run.history.empty()) throw Error(ErrorKind::kData, "no epoch of this run is finished yet", dir);
@@ -261,7 +265,9 @@ int run(const Arguments& arguments) {
 
   write_file(page, compare_page(runs));
   std::printf("\n%s\n", page.c_str());
-  if (arguments.has("json")) write_file(arguments.get("json"), json_of(runs, summaries, differences).dump(2) + "\n");
+  if (arguments.has("json"))
+    write_file(arguments.get("json"),
+               json_of(runs, summaries, differences).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   return 0;
 }
 

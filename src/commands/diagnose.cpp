@@ -121,7 +121,9 @@ std::string to_json(const Evidence& evidence, const Diagnosis& diagnosis) {
     findings.push_back({{"kind", f.kind}, {"message", f.message}, {"classes", f.classes}});
   for (const Setting& s : diagnosis.settings)
     settings.push_back({{"set", s.assignment}, {"now", s.now.empty() ? Json(nullptr) : Json(s.now)}, {"reason", s.reason}});
-  return Json{{"epochs", epochs}, {"findings", findings}, {"settings", settings}, {"notes", evidence.notes}}.dump(2) + "\n";
+  return Json{{"epochs", epochs}, {"findings", findings}, {"settings", settings}, {"notes", evidence.notes}}.dump(
+             2, ' ', false, Json::error_handler_t::replace) +
+         "\n";
 }
 
 Evidence gather(const Arguments& arguments) {

@@ -15,6 +15,7 @@
 #include "fold.h"
 #include "output_files.h"
 #include "semiseg/checkpoint.h"
+#include "semiseg/error.h"
 #include "semiseg/files.h"
 #include "semiseg/loader.h"
 #include "semiseg/log.h"
@@ -140,11 +141,18 @@ void compare(const std::vector<Tensor>& images, const std::vector<Tensor>& train
     sizes += (sizes.empty() ? "" : ", ") + size_text(images[i]);
     if (exported[i].sizes() != trained[i].sizes())
       throw std::logic_error("export: logits " + size_text(exported[i]) + " instead of " + size_text(trained[i]));
-    difference = std::max(difference, (exported[i] - trained[i]).abs().max().item<double>());
-    largest = std::max(largest, trained[i].abs().max().item<double>());
+    const auto raise = [](double* most, const Tensor& x) {
+      const double largest_of_x = x.abs().max().item<double>();
+      if (!(largest_of_x <= *most)) *most = largest_of_x;  // so, too, where it is no number
+    };
+    raise(&difference, exported[i] - trained[i]);
+    raise(&largest, trained[i]);
     equal += exported[i].argmax(1).eq(trained[i].argmax(1)).sum().item<int64_t>();
     pixels += images[i].numel() / images[i].size(1);
   }
+  if (!std::isfinite(largest))
+    throw Error(ErrorKind::kCheckpoint, "the trained network gives logits that are no finite numbers, on " + sizes, "",
+                "take an earlier checkpoint, or another --image");
   if (!(difference <= kTolerance * std::max(1.0, largest)))
     throw std::logic_error(str("export: the logits differ by ", difference, " from the trained network's on ", sizes));
   log_info(

@@ -7,6 +7,7 @@
 
 #include "commands/command.h"
 #include "config/text.h"
+#include "folder_walk.h"
 #include "list_file.h"
 #include "predict_inputs.h"
 #include "semiseg/dataset.h"
@@ -31,16 +32,14 @@ ImageGroups groups_below(const std::string& folder, const std::string& flag, con
   if (!fs::is_directory(folder)) throw Error(ErrorKind::kData, "there is no such folder", flag + ": " + folder);
   ImageGroups groups;
   const fs::path root = absolute_path(folder);
-  std::set<fs::path> files;
-  using Walk = fs::recursive_directory_iterator;
-  for (auto entry = Walk(root, fs::directory_options::follow_directory_symlink); entry != Walk(); ++entry) {
+  const auto is_hidden = [](const fs::path& path) { return path.filename().string()[0] == '.'; };
+  const auto enters = [&](const fs::path& below) {
     std::error_code none;
-    if (entry->is_directory() && fs::equivalent(entry->path(), other, none)) entry.disable_recursion_pending();
-    const fs::path way = entry->path().lexically_relative(root);
-    const bool hidden = std::any_of(way.begin(), way.end(), [](const fs::path& part) { return part.string()[0] == '.'; });
-    if (!hidden && entry->is_regular_file() && is_image_name(entry->path().string())) files.insert(entry->path());
-  }
-  for (const fs::path& file : files) groups[file.lexically_relative(root).replace_extension().string()].push_back(file);
+    return !is_hidden(below) && !fs::equivalent(below, other, none);
+  };
+  for (const fs::path& file : files_below(root, enters))
+    if (!is_hidden(file) && is_image_name(file.string()))
+      groups[file.lexically_relative(root).replace_extension().string()].push_back(file);
   if (groups.empty()) throw Error(ErrorKind::kData, "there is no image in this folder", flag + ": " + folder);
   return groups;
 }
@@ -274,7 +273,7 @@ int run(const Arguments& arguments) {
       throw Error(ErrorKind::kConfig, "the file exists", file.string(), "remove it, or name another folder");
   // A preset stays a name; a file is found wherever the config goes.
   std::string classes = arguments.get("classes");
-  if (fs::exists(classes)) classes = absolute_path(classes);
+  if (fs::exists(classes) && !fs::is_directory(classes)) classes = absolute_path(classes);
   load_classes(classes, /*ignore_index=*/255);
   const Lists lists = find_lists(arguments, share_of(arguments));
   const std::string text = config_text(lists, classes);

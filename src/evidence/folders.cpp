@@ -6,12 +6,15 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "colour_labels.h"
 #include "evidence/evidence.h"
+#include "folder_walk.h"
 #include "semiseg/dataset.h"
 #include "semiseg/error.h"
 #include "semiseg/metrics.h"
+#include "spelling.h"
 
 namespace semiseg {
 namespace {
@@ -43,21 +46,22 @@ std::vector<LabelFile> label_files(const std::string& dir, const std::string& fl
   if (!fs::is_directory(dir)) throw Error(ErrorKind::kConfig, "\"" + dir + "\" is no folder", flag);
   std::vector<LabelFile> files;
   int64_t jpegs = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(dir)) {
-    const std::string extension = entry.path().extension().string(), stem = entry.path().stem().string();
-    jpegs += extension == ".jpg" || extension == ".jpeg" || extension == ".JPG";
-    if (!entry.is_regular_file() || (extension != ".png" && extension != ".bmp" && extension != ".tif" && extension != ".tiff"))
-      continue;
+  for (const fs::path& path : files_below(dir)) {
+    const std::string extension = lowered(path.extension().string()), stem = path.stem().string();
+    jpegs += extension == ".jpg" || extension == ".jpeg";
+    if (extension != ".png" && extension != ".bmp" && extension != ".tif" && extension != ".tiff") continue;
     if (stem.ends_with("_color") || stem.ends_with("_instanceIds") || stem.ends_with("_overlay")) continue;  // pictures
-    files.push_back({entry.path().string(), fs::relative(entry.path(), dir).replace_extension().string(), stem, core_of(stem)});
+    files.push_back({path.string(), path.lexically_relative(dir).replace_extension().string(), stem, core_of(stem)});
   }
-  std::sort(files.begin(), files.end(), [](const LabelFile& a, const LabelFile& b) { return a.path < b.path; });
+  std::map<std::string, std::set<std::string>> stems_of;  // by core
+  for (const LabelFile& file : files) stems_of[file.core].insert(file.stem);
   // Cityscapes keeps both kinds of ids side by side: the train ids are meant. Some programs put the image beside its
   // prediction.
   const auto is_double = [&](const LabelFile& file) {
     const bool ids = file.stem.ends_with("_labelIds"), image = file.stem.ends_with("_leftImg8bit");
-    return (ids || image) && std::any_of(files.begin(), files.end(), [&](const LabelFile& other) {
-             return other.core == file.core && (ids ? other.stem.ends_with("_labelTrainIds") : other.stem != file.stem);
+    const auto& stems = stems_of.at(file.core);
+    return (ids || image) && std::any_of(stems.begin(), stems.end(), [&](const std::string& other) {
+             return ids ? other.ends_with("_labelTrainIds") : other != file.stem;
            });
   };
   std::vector<LabelFile> kept;

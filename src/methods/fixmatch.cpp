@@ -45,10 +45,10 @@ class WeakToStrong : public TaughtMethod {
     // Labelled images, the weak views where the student predicts them, and their dropped features. Where there are none of
     // these, the labelled images go with the strong views below, at the price of one larger graph: BatchNorm is to see more
     // than two or three images.
-    const bool weak_pass = !taught.weak_BKhw.defined() || dropout_;
+    const bool teaches_itself = !taught.weak_BKhw.defined(), weak_pass = teaches_itself || dropout_;
     FirstPass pass;
-    if (weak_pass) pass = first_pass(*student, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
-    const auto labels = labeler->observe(taught.weak_BKhw.defined() ? taught.weak_BKhw : pass.weak_BKhw, unlabeled);
+    if (weak_pass) pass = first_pass(*student, image_BCHW, unlabeled.weak_BCHW, dropout_.get(), teaches_itself);
+    const auto labels = labeler->observe(teaches_itself ? pass.weak_BKhw : taught.weak_BKhw, unlabeled);
     const auto loss_of = [&](const Tensor& student_BKhw, const PseudoLabels& of) {
       return unsupervised_loss_(student_BKhw, of, labeler->accept(of));
     };

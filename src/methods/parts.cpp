@@ -53,18 +53,19 @@ void Teacher::end_epoch(const Progress& progress) {
   copy_module(*student_, *history_[(ended - 1) % static_cast<int64_t>(history_.size())]);
 }
 
-FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout) {
+FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout,
+                     bool wants_weak) {
   const int64_t labeled = labeled_BCHW.size(0), B = weak_BCHW.size(0);
   auto features = student.encode(at::cat({labeled_BCHW, weak_BCHW}));
 
   FirstPass pass;
-  if (student.decodes_images_apart()) {
+  if (wants_weak && student.decodes_images_apart()) {
     at::NoGradGuard no_grad;
     auto weak_features = features;
     for (auto& feature : weak_features) feature = feature.narrow(0, labeled, B);
     pass.weak_BKhw = student.decode(weak_features);
   }
-  const bool with_weak = !pass.weak_BKhw.defined();
+  const bool with_weak = wants_weak && !pass.weak_BKhw.defined();
   for (auto& feature : features) {
     const auto kept = with_weak ? feature : feature.narrow(0, 0, labeled);
     feature = dropout ? at::cat({kept, dropout->forward(feature.narrow(0, labeled, B))}) : kept;

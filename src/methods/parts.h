@@ -73,12 +73,13 @@ Tensor predict_logits(Segmenter& network, const Tensor& image_BCHW);
 // The student's logits from one pass over labelled images and weak views, which its encoder normalises as one batch.
 struct FirstPass {
   Tensor labeled_BKhw;
-  Tensor weak_BKhw;     // without gradient
+  Tensor weak_BKhw;     // without gradient; undefined where it is not wanted
   Tensor dropped_BKhw;  // of the weak views' features with `dropout`
 };
 // What nobody learns from is decoded without gradient where that makes no difference. Without a dropout dropped_BKhw is
 // undefined.
-FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout);
+FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tensor& weak_BCHW, Dropout2d* dropout,
+                     bool wants_weak);
 
 // pseudo_label_loss() as `config` asks for it: pixels weighted by class (semi.class_weights), divided by semi.normalize. Labels
 // without class bias (semi.undo_class_bias) are learned with the logit adjustment, as true labels are: else the network would

@@ -133,7 +133,7 @@ class PrevMatch : public Method {
     const auto past_BKhw =
         past_->predict(mixing ? at::cat({unlabeled.weak_BCHW, batch.mix.weak_BCHW}) : unlabeled.weak_BCHW, progress.step);
 
-    const auto pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get());
+    const auto pass = first_pass(*student_, image_BCHW, unlabeled.weak_BCHW, dropout_.get(), /*wants_weak=*/true);
     Labels own{labeler_->observe(pass.weak_BKhw, unlabeled), {}};
     if (mixing) own.mix = labeler_->label(mix_BKhw, batch.mix);
 

@@ -5,12 +5,14 @@
 // Upsampling by its cells. Two neighbouring low-resolution columns and two rows span a cell; every pixel of the image lies in
 // one and is the bilinear mean of its four corners:
 //
-//      column c          column c + 1
-//      top[k][c] ------- top[k][c + 1]        z_k = L_k + fx (R_k - L_k),  L_k = top[k][c]     + fy (bottom[k][c]     -
-//      top[k][c])
-//         |   pixel (fx, fy)  |                                            R_k = top[k][c + 1] + fy (bottom[k][c + 1] -
-//         top[k][c + 1])
-//      bottom[k][c] ---- bottom[k][c + 1]
+//      column c           column c + 1
+//      top[k][c] -------- top[k][c + 1]
+//         |   pixel (fx, fy)   |
+//      bottom[k][c] ----- bottom[k][c + 1]
+//
+//      z_k = L_k + fx (R_k - L_k)
+//      L_k = top[k][c] + fy (bottom[k][c] - top[k][c])
+//      R_k = top[k][c + 1] + fy (bottom[k][c + 1] - top[k][c + 1])
 //
 // A vector holds pixels of neighbouring cells, never neighbouring pixels: then L and R are plain loads, the gradient of L and R
 // a sum over the cell's pixels in registers, and any scale and both conventions of corners are the same code. The pixels of an

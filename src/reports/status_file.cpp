@@ -123,7 +123,7 @@ class StatusFile : public Reporter {
       lock.unlock();
       try {
         write(Durability::kAfterAWhile);
-      } catch (const Error&) {
+      } catch (const std::exception&) {
         // A full disk, say. The run meets it where it writes what matters.
       }
       lock.lock();

@@ -66,6 +66,23 @@ TEST_F(Exports, GiveSemisegsOutputsInPythonsRuntimes) {
   EXPECT_EQ(checked.code, 0) << checked.output;
 }
 
+// No difference to what is no number can be measured.
+TEST_F(Exports, OfANetworkWithoutFiniteLogitsAreRefused) {
+  ModelConfig config;
+  config.backbone = "resnet18";
+  const auto network = bare_network(config);
+  fill(*network, /*damping=*/0.4);
+  StateDict weights;
+  for (const auto& list : {network->named_parameters(), network->named_buffers()})
+    for (const auto& item : list) weights[item.key()] = item.value().clone();
+  weights.at("encoder.bn1.running_var").fill_(-1);
+  write_safetensors(dir_ + "/bad.safetensors", weights, {});
+  const Outcome refused = semiseg("export bad.safetensors tiny.yaml model.backbone=resnet18 -o bad.onnx");
+  EXPECT_EQ(refused.code, 7) << refused.output;
+  EXPECT_NE(refused.output.find("no finite numbers"), std::string::npos) << refused.output;
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/bad.onnx"));
+}
+
 TEST_F(Exports, OfACheckpointHoldTheWeightsAlone) {
   const Outcome trained =
       semiseg("train tiny.yaml model.backbone=resnet18 semi.method=mean_teacher optim.batch_labeled=2 optim.batch_unlabeled=2");

@@ -143,6 +143,15 @@ TEST_F(Init, OneFolderForImagesAndLabelsIsPairedByEndingsOrNotAtAll) {
   EXPECT_FALSE(fs::exists(dir_ + "/whole_lists/unlabeled.txt"));
 }
 
+TEST_F(Init, LinksMayGoInCirclesAndAFolderMayBeCalledLikeAPreset) {
+  fs::create_directory_symlink(".", dir_ + "/photos/loop");
+  make_folders(dir_ + "/camvid");
+  const Outcome made = semiseg("init mine --images photos --labels masks --classes camvid");
+  ASSERT_EQ(made.code, 0) << made.output;
+  EXPECT_EQ(lines("mine/train.txt").size() + lines("mine/val.txt").size(), 11u);
+  EXPECT_EQ(lines("mine/unlabeled.txt").size(), 1u);
+}
+
 TEST_F(Init, WithoutUnlabelledImagesTheConfigIsSupervised) {
   fs::remove(dir_ + "/photos/drive 0/p1.png");
   ASSERT_EQ(semiseg("init mine --images photos --labels masks --classes classes.yaml").code, 0);

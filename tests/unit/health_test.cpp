@@ -919,6 +919,15 @@ TEST_F(DiagnoseCommand, PairsLabelsAndPredictionsByName) {
   EXPECT_HAS(outcome.output, "pole is predicted as building in 100 % of its pixels");
   EXPECT_HAS(outcome.output, "1 prediction has no label");
   EXPECT_DOUBLE_EQ(json("out.json")["epochs"][0]["val"]["pixel_accuracy"], 3.0 / 5);
+  // Endings in capitals, and folders that are linked, in circles too.
+  make_folders(dir_ + "/linked");
+  fs::create_directory_symlink(dir_ + "/labels/jena", dir_ + "/linked/jena");
+  fs::create_directory_symlink(".", dir_ + "/linked/loop");
+  fs::copy(dir_ + "/out", dir_ + "/capitals");
+  fs::rename(dir_ + "/capitals/jena_1_leftImg8bit.png", dir_ + "/capitals/jena_1_leftImg8bit.PNG");
+  outcome = semiseg("--labels $DIR/linked --predictions $DIR/capitals --classes cityscapes --json $DIR/linked.json");
+  ASSERT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_DOUBLE_EQ(json("linked.json")["epochs"][0]["val"]["pixel_accuracy"], 3.0 / 5);
   outcome = semiseg("--labels $DIR/labels --predictions $DIR/out");
   EXPECT_HAS(outcome.output, "class 5 is predicted as class 2 in 100 % of its pixels");
 

@@ -208,5 +208,23 @@ TEST(Weights, AreWholeAfterErrorsFromOutside) {
   EXPECT_FALSE(spares_weights(std::runtime_error("a bug")));
 }
 
+TEST(AddEpoch, LetsOldConfusionMatricesGoWhereClassesAndEpochsAreMany) {
+  constexpr int64_t kEpochs = 70, kClasses = 255;  // 255 x 255 numbers; 61 of these are below 4 million
+  TrainState state;
+  state.best_epoch = 3;
+  for (int64_t epoch = 1; epoch <= kEpochs; ++epoch) {
+    EpochRecord record;
+    record.epoch = epoch;
+    record.val.emplace().confusion.assign(kClasses, std::vector<int64_t>(kClasses, 1));
+    add_epoch(&state, std::move(record));
+  }
+  ASSERT_EQ(state.history.size(), static_cast<size_t>(kEpochs));
+  int64_t kept = 0;
+  for (const EpochRecord& record : state.history) kept += !record.val->confusion.empty();
+  EXPECT_EQ(kept, 61);
+  for (const size_t epoch : {1, 3, 70}) EXPECT_FALSE(state.history[epoch - 1].val->confusion.empty()) << epoch;
+  for (const size_t epoch : {2, 4}) EXPECT_TRUE(state.history[epoch - 1].val->confusion.empty()) << epoch;
+}
+
 }  // namespace
 }  // namespace semiseg

@@ -52,6 +52,11 @@ TEST_F(PredictInputs, FoldersAreReadWithTheirFoldersAndKeepThem) {
   EXPECT_EQ(found({"a/", "a/x.jpg", "./a/b"}, "a/out"), found({"a"}, "a/out")) << "each is predicted once";
 }
 
+TEST_F(PredictInputs, FilesOfOneNameAreNumbered) {
+  make({"a/rgb.png", "b/rgb.png", "c/rgb-2.png", "d/rgb.png"});
+  EXPECT_EQ(found({"*/*.png"}), (Lines{"a/rgb.png > rgb", "b/rgb.png > rgb-2", "c/rgb-2.png > rgb-2-2", "d/rgb.png > rgb-3"}));
+}
+
 TEST_F(PredictInputs, APipeIsRefusedInsteadOfWaitedFor) {
   ASSERT_EQ(::mkfifo("pipe.png", 0600), 0);
   try {

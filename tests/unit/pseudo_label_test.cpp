@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 namespace semiseg {
 namespace {
@@ -106,6 +107,14 @@ TEST(QuantileThreshold, RemembersEarlierBatches) {
   expect_values(threshold.of_class(), {1 - std::exp2(-46 / 20.0)});
   // Weights are now 1/2 at .95 and 1/4 each at .9, .8, .7, .6: half of 3/2 is reached at .9, in bin 66.
   threshold.observe({}, labels_of({0}, {0.95f}, {1}));
+  expect_values(threshold.of_class(), {1 - std::exp2(-66 / 20.0)});
+}
+
+// As before a loss that became NaN is told.
+TEST(QuantileThreshold, TakesConfidencesThatAreNoNumbers) {
+  Threshold threshold({.kind = "quantile", .momentum = 0, .share = 0.5}, 1);
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  threshold.observe({}, labels_of({0, 0}, {none, 0.9f}, {1, 1}));
   expect_values(threshold.of_class(), {1 - std::exp2(-66 / 20.0)});
 }
 

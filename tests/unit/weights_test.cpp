@@ -358,9 +358,12 @@ TEST_F(LoadWeights, OtherClassCountKeepsTheInitialHead) {
 }
 
 TEST_F(LoadWeights, OurCheckpointsOtherTensorsAreNotUnexpected) {
-  for (const char* name : {"student.encoder.conv1.weight", "teacher.x", "twin.x", "optimizer.x", "progress.x"})
+  for (const char* name :
+       {"student.encoder.conv1.weight", "labeler.threshold.histogram", "bank.keys", "optimizer.x", "probe.0"})
     weights_[name] = at::zeros({1});
   EXPECT_TRUE(load_weights(*target_, weights_, "file").unexpected.empty());
+  weights_["decoder.x"] = at::zeros({1});
+  EXPECT_EQ(load_weights(*target_, weights_, "file").unexpected, std::vector<std::string>{"decoder.x"});
 }
 
 TEST_F(LoadWeights, BadWeightsChangeNothing) {

@@ -4,7 +4,7 @@ const names = run.classes.map(({ name }) => name);
 
 // --- title and numbers ---
 
-// A process that was killed cannot say so: a running one writes every few seconds, but during an evaluation.
+// A process that was killed cannot say so: a running one writes this page after every epoch.
 function looksDead() {
   if (run.state !== "running" || !run.updated) return false;
   const patience = Math.max(600, 3 * (run.epochs.seconds.findLast(known) ?? 0));
@@ -452,5 +452,5 @@ page.append(
   navigation(sections),
   ...run.notes.map((note) => box("", html("p", {}, `Note: ${note}.`))),
   ...sections,
-  html("footer", {}, `Written by semiseg, ${run.written_at}. `, html("code", {}, `semiseg report ${run.dir}`), " writes it anew."),
+  html("footer", {}, `Written by semiseg, ${run.written_at}. `, html("code", {}, `semiseg report ${shellQuoted(run.dir)}`), " writes it anew."),
 );
