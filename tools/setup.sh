@@ -99,8 +99,11 @@ install_torch() {
     local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install)
     # Without nvcc a CUDA build of LibTorch is of no use (its CMake files ask for the toolkit), so a CPU build is looked for first,
     # and gigabytes of CUDA are not fetched for nothing.
-    if ! command -v nvcc >/dev/null && ! "${pip[@]}" --dry-run --no-deps "torch==$torch_version+cpu" >>"$log" 2>&1 &&
-      "${pip[@]}" --dry-run "torch==$torch_version" 2>>"$log" | grep -q 'nvidia-'; then
+    local would=""
+    if ! command -v nvcc >/dev/null && ! "${pip[@]}" --dry-run --no-deps "torch==$torch_version+cpu" >>"$log" 2>&1; then
+      would=$("${pip[@]}" --dry-run "torch==$torch_version" 2>>"$log") || true
+    fi
+    if [[ $would == *nvidia-* ]]; then
       rm -rf .venv
       fail "pip's sources have a CUDA build of LibTorch alone, which needs the CUDA toolkit (nvcc) to build against; point pip at" \
         "PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), install the toolkit, or set CMAKE_PREFIX_PATH to a CPU LibTorch"
