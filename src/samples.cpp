@@ -29,7 +29,7 @@ std::set<int64_t> classes_in(const Tensor& label_HW, int64_t num_classes) {
 }
 
 // One image as a batch, as evaluation shows it to the network: a whole one padded with the mean colour, which is not valid.
-UnlabeledBatch one_view(const Sample& sample, const EvalOptions& options) {
+UnlabeledBatch evaluated_view(const Sample& sample, const EvalOptions& options) {
   const auto padded = [&](const Tensor& x_HW, const at::Scalar& fill = 0) {
     return options.eval.mode == "sliding" ? x_HW : pad_sides(x_HW, fill);
   };
@@ -110,7 +110,7 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
     std::optional<AcceptedLabels> labels;
     {
       const Autocast autocast(options.device, options.precision);
-      labels = method.pseudo_labels(one_view(sample, options), progress);
+      labels = method.pseudo_labels(evaluated_view(sample, options), progress);
     }
     if (!labels) break;  // a method without any
     const auto cut = [&](const Tensor& x_BHW) { return x_BHW[0].narrow(0, 0, H).narrow(1, 0, W).to(at::kCPU); };

@@ -86,7 +86,7 @@ int heard_signal(bool time_limit);
 // processes go on alike.
 void average_statistics(Method& method);
 
-// Runs `work`; an Error is passed over, where another one is on its way that is to be shown.
+// Runs `work`; what it throws is passed over, where another exception is on its way that is to be shown.
 void try_to(const std::function<void()>& work);
 
 // Adds a finished epoch to the history. Confusion matrices of many classes and epochs would outgrow a checkpoint's header:

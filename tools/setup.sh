@@ -73,6 +73,12 @@ install_packages() {
   say "packages installed in $((SECONDS - begin)) s"
 }
 
+# Without nvcc a CUDA build of LibTorch is of no use: its CMake files ask for the toolkit.
+fail_without_toolkit() {
+  fail "pip's sources have a CUDA build of LibTorch alone, which needs the CUDA toolkit (nvcc) to build against; install the" \
+    "toolkit, or point pip at PyTorch's CPU builds (PIP_EXTRA_INDEX_URL) and remove .venv, or set CMAKE_PREFIX_PATH to a CPU LibTorch"
+}
+
 venv_torch_config() { compgen -G '.venv/lib/python3*/site-packages/torch/share/cmake/Torch/TorchConfig.cmake' >/dev/null; }
 
 # Whether the LibTorch in .venv loads and is the wanted one.
@@ -97,16 +103,14 @@ install_torch() {
       fail_with_log "python3 -m venv failed; install python3-venv"
     }
     local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install)
-    # Without nvcc a CUDA build of LibTorch is of no use (its CMake files ask for the toolkit), so a CPU build is looked for first,
-    # and gigabytes of CUDA are not fetched for nothing.
+    # Without nvcc a CPU build is looked for first, and gigabytes of CUDA are not fetched for nothing.
     local would=""
     if ! command -v nvcc >/dev/null && ! "${pip[@]}" --dry-run --no-deps "torch==$torch_version+cpu" >>"$log" 2>&1; then
       would=$("${pip[@]}" --dry-run "torch==$torch_version" 2>>"$log") || true
     fi
     if [[ $would == *nvidia-* ]]; then
       rm -rf .venv
-      fail "pip's sources have a CUDA build of LibTorch alone, which needs the CUDA toolkit (nvcc) to build against; point pip at" \
-        "PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), install the toolkit, or set CMAKE_PREFIX_PATH to a CPU LibTorch"
+      fail_without_toolkit
     fi
     { ! command -v nvcc >/dev/null && "${pip[@]}" "torch==$torch_version+cpu" >>"$log" 2>&1; } ||
       "${pip[@]}" "torch==$torch_version" >>"$log" 2>&1 ||
@@ -134,8 +138,7 @@ configure() {
     fail "cmake $version is too old, 3.25 is needed; put a newer one on PATH (pip install cmake brings one)"
   if ! torch_is_named && ! command -v nvcc >/dev/null &&
     compgen -G '.venv/lib/python3*/site-packages/torch/lib/libtorch_cuda.so' >/dev/null; then
-    fail "pip's sources gave a CUDA build of LibTorch, which needs the CUDA toolkit (nvcc) to build against; install the toolkit," \
-      "or point pip at PyTorch's CPU builds (PIP_EXTRA_INDEX_URL) and remove .venv, or set CMAKE_PREFIX_PATH to a CPU LibTorch"
+    fail_without_toolkit
   fi
   say "configuring in build/"
   rm -f "$configured"

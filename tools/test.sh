@@ -11,7 +11,10 @@ check() {
 }
 # Every source has the format of .clang-format; prints those that have not.
 formatted() {
-  find include models src tests examples -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
+  find include models src tests examples -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror || {
+    echo "test: error: the files above are not formatted; run clang-format -i on them" >&2
+    return 1
+  }
 }
 
 # Tests that need them are skipped, and say so, where they cannot be had.

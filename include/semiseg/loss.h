@@ -11,10 +11,10 @@
 namespace semiseg {
 
 // The weight of each class in the loss, from the labelled pixels n_c (p_c = n_c / sum n):
-//   inverse    1 / p_c, normalised to mean 1 over the classes that have pixels (inverse class frequency, scikit-learn's
-//   "balanced") median     median(f) / f_c with f_c = n_c / pixels of the images that contain c   (arXiv 1411.4734) enet 1 /
-//   ln(1.02 + p_c)                                                      (arXiv 1606.02147) effective  (1 - b) / (1 - b^n_c), b
-//   = .9999, normalised to sum K                   (arXiv 1901.05555)
+//   inverse    1 / p_c, normalised to mean 1 over the classes that have pixels          ("balanced" of scikit-learn)
+//   median     median(f) / f_c with f_c = n_c / pixels of the images that contain c     (arXiv 1411.4734)
+//   enet       1 / ln(1.02 + p_c)                                                       (arXiv 1606.02147)
+//   effective  (1 - b) / (1 - b^n_c), b = .9999, normalised to sum K                    (arXiv 1901.05555)
 // A class without a pixel gets weight 0. "none" gives ones. Throws Error(kConfig) for another name.
 std::vector<double> class_weights(const std::string& kind, const ClassCounts& counts);
 

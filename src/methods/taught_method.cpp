@@ -45,8 +45,8 @@ StepOutput TaughtMethod::step(const TrainBatch& batch, const Progress& progress)
     all.loss = learned(all.loss);  // and its graph is gone before the twin's begins
     const Losses of_twin = learn(branches_[i], taught[i], batch, progress);
     all.loss = all.loss + of_twin.loss;
-    all.supervised = all.supervised.detach() + of_twin.supervised.detach();
-    all.unsupervised = all.unsupervised.detach() + of_twin.unsupervised.detach();
+    all.supervised = all.supervised + of_twin.supervised;
+    all.unsupervised = all.unsupervised + of_twin.unsupervised;
   }
   return step_output(all.loss, all.supervised, all.unsupervised, all.labels, branches_[0].labeler->accept(all.labels),
                      num_classes_);

@@ -10,8 +10,8 @@
 # unlabelled ones. The learning rate falls to 0 in each, from .01 or, where a method adds its two losses or two images are all that a
 # step sees, .005. supervised4 sees four labelled images a step instead: the compute of two and two; in supervised4_ema an average of
 # its weights is evaluated, as in methods with such a teacher. fixmatch4 sees four and four. balanced is configs/camvid/balanced.yaml,
-# FixMatch with the parts that serve rare classes. cps needs two networks that differ, so that it begins with ImageNet weights, for as
-# many steps as the start and another method have together.
+# FixMatch with the parts that serve rare classes. The second network of cps takes the backbone of the start alone: two that are equal
+# have nothing to teach each other.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -53,7 +53,6 @@ for split in $splits; do
         supervised4) config=supervised more=(eval.every=1000) ;;
         supervised4_ema) config=supervised more=(semi.ema_decay=0.99 eval.every=1000) ;;
         fixmatch4) config=fixmatch more=(optim.batch_labeled=4 optim.batch_unlabeled=4) ;;
-        cps) from=$weights length=$((start_steps + steps)) ;;
         self_training) length=$((steps / 3)) more=(eval.every=1000) ;;  # of each of its three trainings
       esac
       camvid "$out/$split/$method-$seed" "$config" model.weights="$from" optim.steps="$length" "${more[@]}"
