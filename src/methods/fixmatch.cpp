@@ -19,8 +19,8 @@ namespace {
 // With another teacher than the student both predictions come from it, in eval mode, and without feature dropout the labelled
 // images go through the network with the strong views, as in LiheYoung/UniMatch-V2's fixmatch.py, whose partners are those of
 // the batch. The published step decodes the labelled images' dropped features too and throws the result away, and takes the
-// gradient, all zeros, of the weak views' logits; here only what is used is decoded and learned from, which is the same for
-// FPN. The batch normalisation in DeepLabV3+'s decoder does not see the labelled images' dropped features then.
+// gradient, all zeros, of the weak views' logits; here only what is used is decoded and learned from where that is the same:
+// in FPN, but not in DeepLabV3+, whose decoder normalises the batch.
 class WeakToStrong : public TaughtMethod {
  public:
   WeakToStrong(const SemiConfig& config, const MethodParts& parts) : TaughtMethod(config, parts) {

@@ -68,7 +68,9 @@ FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tenso
   const bool with_weak = wants_weak && !pass.weak_BKhw.defined();
   for (auto& feature : features) {
     const auto kept = with_weak ? feature : feature.narrow(0, 0, labeled);
-    feature = dropout ? at::cat({kept, dropout->forward(feature.narrow(0, labeled, B))}) : kept;
+    // Where the decoder normalises them together, the labelled images' dropped features are part of its statistics.
+    const auto to_drop = student.decodes_images_apart() ? feature.narrow(0, labeled, B) : feature;
+    feature = dropout ? at::cat({kept, dropout->forward(to_drop)}) : kept;
   }
   const auto logits_BKhw = student.decode(features);
   pass.labeled_BKhw = logits_BKhw.narrow(0, 0, labeled);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "methods/parts.h"
+#include "models/layers.h"
 #include "semiseg/error.h"
 #include "semiseg/pseudo_label.h"
 #include "tests/tiny_network.h"
@@ -13,10 +14,10 @@ namespace {
 
 constexpr int64_t K = 3, kSide = 32, kImages = 2;
 
-MethodParts make_parts(bool decodes_images_apart = false) {
-  const auto make_network = [=](uint32_t purpose) {
+std::function<std::shared_ptr<Segmenter>(uint32_t)> network_maker(int64_t num_classes, bool decodes_images_apart = false) {
+  return [=](uint32_t purpose) {
     at::NoGradGuard no_grad;
-    const auto network = make_tiny_network(K, decodes_images_apart);
+    const auto network = make_tiny_network(num_classes, decodes_images_apart);
     for (const auto& item : network->named_parameters()) {
       const Tensor& weight = item.value();
       if (weight.dim() == 4)
@@ -26,10 +27,13 @@ MethodParts make_parts(bool decodes_images_apart = false) {
     }
     return network;
   };
+}
+
+MethodParts make_parts(bool decodes_images_apart = false) {
   LossConfig loss;
   loss.logit_adjustment = 0.5;
   const std::vector<double> weights{1, 2, 3}, shares{0.5, 0.3, 0.2};
-  return {make_network, SupervisedLoss(loss, weights, shares, torch::kCPU), K, weights, shares};
+  return {network_maker(K, decodes_images_apart), SupervisedLoss(loss, weights, shares, torch::kCPU), K, weights, shares};
 }
 
 // Smooth images, so that nothing depends on a generator.
@@ -192,6 +196,54 @@ TEST(Methods, LearnTheSameEarlyAndWithImagesDecodedApart) {
         }
       }
     }
+  }
+}
+
+// As UniMatch decodes them: what a decoder normalises together are the labelled images, the weak views and the dropped features
+// of both.
+TEST(FirstPass, DecodesWhatADecoderNormalisesInOneBatch) {
+  ModelConfig model;
+  model.backbone = "resnet18";
+  model.decoder = "deeplabv3plus";
+  const auto labeled_BCHW = image(0), weak_BCHW = image(1);
+  const auto passed = make_segmenter(model, K, 1), plain = make_segmenter(model, K, 1);
+  ASSERT_FALSE(passed->decodes_images_apart());
+  Dropout2d dropout(0.5);
+  reseed_dropout(dropout, 1, 0);
+  const FirstPass pass = first_pass(*passed, labeled_BCHW, weak_BCHW, &dropout, /*wants_weak=*/true);
+
+  reseed_dropout(dropout, 1, 0);
+  auto features = plain->encode(at::cat({labeled_BCHW, weak_BCHW}));
+  for (auto& feature : features) feature = at::cat({feature, dropout.forward(feature)});
+  const auto logits = plain->decode(features).split(kImages);
+  EXPECT_TRUE(at::allclose(pass.labeled_BKhw, logits.at(0), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(pass.weak_BKhw, logits.at(1), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(pass.dropped_BKhw, logits.at(3), 1e-5, 1e-5));
+  EXPECT_FALSE(pass.weak_BKhw.requires_grad());
+}
+
+// semi.teacher: history. The student itself, then what it was after one epoch, then the mean of the last two.
+TEST(Teacher, OfPastEpochsAveragesTheirProbabilities) {
+  SemiConfig config = config_of("fixmatch");
+  config.teacher = "history";
+  config.history = 2;
+  const MethodParts parts = make_parts();
+  torch::nn::Module owner;
+  const auto student = parts.make_network(0);
+  Teacher teacher(config, parts, owner, student, {});
+  const auto image_BCHW = image(0);
+  const auto probability = [&](const Tensor& logits_BKhw) { return logits_BKhw.softmax(1); };
+  std::vector<Tensor> past{probability(predict_logits(*student, image_BCHW))};
+  for (int64_t epoch = 1; epoch <= 3; ++epoch) {
+    teacher.end_epoch({4 * epoch, 100, 4});
+    {
+      at::NoGradGuard no_grad;
+      for (const auto& parameter : student->parameters()) Tensor(parameter).mul_(1.3);
+    }
+    past.push_back(probability(predict_logits(*student, image_BCHW)));
+    const auto now = probability(teacher.predict(image_BCHW, {4 * epoch, 100, 4}));
+    const auto last = past[static_cast<size_t>(epoch - 1)];  // at the end of this epoch, before the change
+    EXPECT_TRUE(at::allclose(now, epoch == 1 ? last : (last + past[static_cast<size_t>(epoch - 2)]) / 2, 1e-5, 1e-6)) << epoch;
   }
 }
 
@@ -422,6 +474,77 @@ TEST(U2pl, LabelsAreWithoutClassBiasWhereThatIsAskedFor) {
   EXPECT_FALSE(biased.equal(unbiased));
 }
 
+// A projector in plain operations, normalising by the batch.
+Tensor project(const Method& method, const std::string& name, const Tensor& x_BChw) {
+  const auto parameters = method.named_parameters();
+  const auto weight = [&](int layer, const char* what) { return parameters[str(name, ".layers.", layer, ".", what)]; };
+  auto y = x_BChw;
+  for (const int layer : {0, 3}) {
+    y = at::conv2d(y, weight(layer, "weight"), weight(layer, "bias"), 1, 1);
+    y = at::batch_norm(y, weight(layer + 1, "weight"), weight(layer + 1, "bias"), {}, {}, /*training=*/true, 0.1, 1e-5, false)
+            .relu();
+  }
+  return at::conv2d(y, weight(6, "weight"), weight(6, "bias"));
+}
+
+// Class c's: unlabelled pixels of the most unsure fifth on which c is ranked fourth or lower, and labelled pixels of other
+// classes on which it is among the first three. 256 pixels are few enough to be kept all; the ring goes on from its last places
+// at its first.
+TEST(U2pl, NegativesAreWhatAClassIsNotAndGoIntoARing) {
+  constexpr int64_t kClasses = 5, kBank = 2000, kNext = 1990, kOld = 7;
+  SemiConfig config = config_of("u2pl");
+  config.mix = "none";
+  const SupervisedLoss loss({}, {}, {}, torch::kCPU);
+  const auto method = methods().at("u2pl")(config, {network_maker(kClasses), loss, kClasses, {}, {}});
+  auto buffers = method->named_buffers();
+  {
+    at::NoGradGuard no_grad;
+    buffers["bank.keys"].fill_(kOld);
+    buffers["bank.filled"].fill_(kBank);
+    buffers["bank.next"].fill_(kNext);
+  }
+  auto batch = make_batch(method->needs());
+  batch.labeled.label_BHW.narrow(1, 0, 8).fill_(kIgnore);
+  for (const NamedModule& trained : method->trained()) trained.module->train();
+  method->step(batch, {0, 100, 2});
+
+  at::NoGradGuard no_grad;
+  const auto network = network_maker(kClasses)(0);
+  network->eval();
+  const auto feature_BChw =
+      network->decode_features(network->encode(at::cat({batch.labeled.image_BCHW, batch.unlabeled.strong_BCHW[0]})));
+  const auto probability_BKhw = network->classify(feature_BChw).softmax(1);
+  const auto key_BDhw = project(*method, "teacher_projector", feature_BChw);
+  const int64_t h = feature_BChw.size(2), stride = kSide / h;
+  const auto at_stride = [&](const Tensor& x_BHW) { return x_BHW.slice(1, 0, kSide, stride).slice(2, 0, kSide, stride); };
+  const auto label_Bhw = at_stride(batch.labeled.label_BHW), valid_Bhw = at_stride(batch.unlabeled.valid_BHW);
+  const auto entropy_Bhw = -(probability_BKhw * probability_BKhw.log()).sum(1).narrow(0, kImages, kImages);
+  const auto sorted = std::get<0>(entropy_Bhw.masked_select(valid_Bhw).sort());
+  const auto unsure_Bhw =
+      (entropy_Bhw >= sorted[static_cast<int64_t>(static_cast<double>(sorted.numel() - 1) * 0.8)]).logical_and(valid_Bhw);
+
+  int64_t of_labeled = 0, of_unlabeled = 0;
+  for (int64_t c = 0; c < kClasses; ++c) {
+    SCOPED_TRACE(c);
+    const auto above_Bhw = (probability_BKhw > probability_BKhw.narrow(1, c, 1)).sum(1);  // classes that are likelier
+    const auto confused_Bhw =
+        (above_Bhw.narrow(0, 0, kImages) < 3).logical_and(label_Bhw != c).logical_and(label_Bhw != kIgnore);
+    const auto is_not_Bhw = (above_Bhw.narrow(0, kImages, kImages) >= 3).logical_and(unsure_Bhw);
+    of_labeled += confused_Bhw.sum().item<int64_t>(), of_unlabeled += is_not_Bhw.sum().item<int64_t>();
+    const auto mask_N = at::cat({confused_Bhw, is_not_Bhw}).flatten();
+    const int64_t count = mask_N.sum().item<int64_t>();
+    EXPECT_EQ(buffers["bank.next"][c].item<int64_t>(), (kNext + count) % kBank);
+    EXPECT_EQ(buffers["bank.filled"][c].item<int64_t>(), kBank);
+    const auto place_E = at::arange(kNext, kNext + count).remainder(kBank);
+    const auto key_QD = buffers["bank.keys"][c].narrow(0, 0, kBank);
+    EXPECT_EQ((key_QD != kOld).any(1).sum().item<int64_t>(), count);
+    const auto wanted_ED = key_BDhw.permute({0, 2, 3, 1}).reshape({-1, key_BDhw.size(1)}).index({mask_N});
+    EXPECT_TRUE(at::allclose(key_QD.index({place_E}).sum(0), wanted_ED.sum(0), 1e-4, 1e-4));  // in any order
+  }
+  EXPECT_GT(of_labeled, 0);
+  EXPECT_GT(of_unlabeled, 0);
+}
+
 // The published losses in plain operations, where draws make no difference: 256 pixels are few enough to be anchors all, and
 // the memory bank holds one vector.
 TEST(U2pl, LossesAreThoseOfThePaper) {
@@ -473,18 +596,11 @@ TEST(U2pl, LossesAreThoseOfThePaper) {
               ce_BHW.masked_select(kept_BHW).mean().item<double>() * valid / kept, 1e-5);
 
   // Anchors: pixels of low entropy; positive: the mean of their features in the teacher.
-  const auto parameters = method->named_parameters();
-  const auto project = [&](const std::string& name, const Tensor& x_BChw) {
-    const auto weight = [&](int layer, const char* what) { return parameters[str(name, ".layers.", layer, ".", what)]; };
-    auto y = x_BChw;
-    for (const int layer : {0, 3}) {
-      y = at::conv2d(y, weight(layer, "weight"), weight(layer, "bias"), 1, 1);
-      y = at::batch_norm(y, weight(layer + 1, "weight"), weight(layer + 1, "bias"), {}, {}, /*training=*/true, 0.1, 1e-5, false)
-              .relu();
-    }
-    return at::conv2d(y, weight(6, "weight"), weight(6, "bias")).narrow(0, kImages, kImages);
+  const auto of_unlabeled = [&](const std::string& name, const Tensor& x_BChw) {
+    return project(*method, name, x_BChw).narrow(0, kImages, kImages);
   };
-  const auto query_BDhw = project("projector", student_BChw), own_key_BDhw = project("teacher_projector", teacher_BChw);
+  const auto query_BDhw = of_unlabeled("projector", student_BChw);
+  const auto own_key_BDhw = of_unlabeled("teacher_projector", teacher_BChw);
   const auto sure_Bhw = (entropy_Bhw <= below(0.2 * kLeft)).logical_and(valid_Bhw);
   double sum = 0;
   int64_t classes = 0;
