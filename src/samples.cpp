@@ -28,21 +28,6 @@ std::set<int64_t> classes_in(const Tensor& label_HW, int64_t num_classes) {
   return classes;
 }
 
-// One image as a batch, as evaluation shows it to the network: a whole one padded with the mean colour, which is not valid.
-UnlabeledBatch evaluated_view(const Sample& sample, const EvalOptions& options) {
-  const auto padded = [&](const Tensor& x_HW, const at::Scalar& fill = 0) {
-    return options.eval.mode == "sliding" ? x_HW : pad_sides(x_HW, fill);
-  };
-  const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
-  UnlabeledBatch batch;
-  batch.weak_BCHW = padded(normalize(sample.image_HWC.unsqueeze(0).to(options.device), options.mean, options.std))
-                        .contiguous(at::MemoryFormat::ChannelsLast);
-  batch.valid_BHW = padded(at::ones({1, H, W}, at::kBool)).to(options.device);
-  if (sample.label_HW.defined())
-    batch.truth_BHW = padded(sample.label_HW.unsqueeze(0).to(at::kLong), kIgnore).to(options.device);
-  return batch;
-}
-
 }  // namespace
 
 std::vector<int64_t> choose_samples(const Dataset& data, Split split, int64_t count, const std::vector<double>& label_share_K) {
@@ -74,6 +59,22 @@ Tensor middle_of(const Tensor& image, int64_t most_H, int64_t most_W) {
   return image.narrow(0, (image.size(0) - H) / 2, H).narrow(1, (image.size(1) - W) / 2, W).contiguous();
 }
 
+UnlabeledBatch evaluated_view(Sample* sample, const EvalOptions& options) {
+  const bool windows = options.eval.mode == "sliding";
+  if (windows)
+    for (Tensor* x : {&sample->image_HWC, &sample->label_HW})
+      if (x->defined()) *x = middle_of(*x, options.eval.window.at(0), options.eval.window.at(1));
+  const auto padded = [&](const Tensor& x_HW, const at::Scalar& fill = 0) { return windows ? x_HW : pad_sides(x_HW, fill); };
+  const int64_t H = sample->image_HWC.size(0), W = sample->image_HWC.size(1);
+  UnlabeledBatch batch;
+  batch.weak_BCHW = padded(normalize(sample->image_HWC.unsqueeze(0).to(options.device), options.mean, options.std))
+                        .contiguous(at::MemoryFormat::ChannelsLast);
+  batch.valid_BHW = padded(at::ones({1, H, W}, at::kBool)).to(options.device);
+  if (sample->label_HW.defined())
+    batch.truth_BHW = padded(sample->label_HW.unsqueeze(0).to(at::kLong), kIgnore).to(options.device);
+  return batch;
+}
+
 SampleImages::SampleImages(const Dataset& data, int64_t count, bool unlabeled, const std::vector<double>& label_share_K)
     : data_(data), scored_(choose_samples(data, Split::kVal, count, label_share_K)) {
   const int64_t images = unlabeled ? data.size(Split::kUnlabeled) : 0, few = std::min((count + 1) / 2, images);
@@ -102,15 +103,12 @@ EpochSamples SampleImages::collect(int64_t epoch, Method& method, const Progress
   const at::NoGradGuard no_grad;
   for (const int64_t index : unlabeled_) {
     Sample sample = data_.get(Split::kUnlabeled, index);
-    if (options.eval.mode == "sliding") {  // where a whole image may not fit into memory
-      for (Tensor* x : {&sample.image_HWC, &sample.label_HW})
-        if (x->defined()) *x = middle_of(*x, options.eval.window.at(0), options.eval.window.at(1));
-    }
+    const UnlabeledBatch view = evaluated_view(&sample, options);
     const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
     std::optional<AcceptedLabels> labels;
     {
       const Autocast autocast(options.device, options.precision);
-      labels = method.pseudo_labels(evaluated_view(sample, options), progress);
+      labels = method.pseudo_labels(view, progress);
     }
     if (!labels) break;  // a method without any
     const auto cut = [&](const Tensor& x_BHW) { return x_BHW[0].narrow(0, 0, H).narrow(1, 0, W).to(at::kCPU); };

@@ -19,6 +19,11 @@ std::vector<int64_t> choose_samples(const Dataset& data, Split split, int64_t co
 // The middle of an image or label, [H, W, ...]: up to so many rows and columns.
 Tensor middle_of(const Tensor& image, int64_t most_H, int64_t most_W);
 
+// An image of any size as a batch of one, as evaluation shows it to the network: a whole one padded with the mean colour, which
+// is not valid, on its right and below; where windows are scored, the middle of it alone, unpadded, as the whole may not fit
+// into memory. `sample` is cut likewise.
+UnlabeledBatch evaluated_view(Sample* sample, const EvalOptions& options);
+
 class SampleImages {
  public:
   // `count` validation images, and half as many (rounded up) unlabelled ones where `unlabeled` asks for them. REQUIRES: `data`

@@ -53,7 +53,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
   const torch::Device device = prepare_device(&config);  // a resumed run must not choose its precision again
   log_info(str("computing on ", describe_device(device), " in ", config.run.precision));
 
-  // Data. Labels of the unlabelled list are never read; all others are read now, so that a broken one is found.
+  // Data. All labels but those of the unlabelled list are read now, so that a broken one is found.
   const auto data = open_dataset(config);
   TrainState state = from ? from->state : TrainState{};
   std::optional<ClassCounts> counts;
@@ -137,7 +137,7 @@ TrainResult train(Config config, int64_t extend, const std::optional<Checkpoint>
           return {state, signal};
         }
         EpochRecord record = epoch_record(state, epoch, images_per_step, scores);
-        if (scores && record.pseudo) measure_agreement(method->predictor(), *data, eval_options, &state.probe, &*record.pseudo);
+        if (scores && record.pseudo) measure_agreement(*method, progress(), *data, eval_options, &state.probe, &*record.pseudo);
         record.seconds += evaluation.seconds();
         record.lr = config.optim.lr * schedule_factor(config.optim, state.step - 1, total_steps);
         record.peak_memory_mb = peak_memory_mb(device);

@@ -6,10 +6,12 @@
 
 #include <array>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "models/layers.h"
+#include "semiseg/method.h"
 #include "semiseg/model.h"
 
 namespace semiseg {
@@ -72,5 +74,18 @@ inline std::shared_ptr<Segmenter> make_tiny_network(int64_t num_classes, bool de
   return std::make_shared<Segmenter>(std::make_shared<TinyBackbone>(), std::make_shared<TinyDecoder>(decodes_images_apart),
                                      num_classes);
 }
+
+// A method that only predicts.
+class Predicting : public Method {
+ public:
+  explicit Predicting(std::shared_ptr<Segmenter> network) : network_(std::move(network)) {}
+  BatchNeeds needs() const override { return {}; }
+  StepOutput step(const TrainBatch&, const Progress&) override { throw std::logic_error("it does not learn"); }
+  Segmenter& predictor() override { return *network_; }
+  Segmenter& student() override { return *network_; }
+
+ private:
+  std::shared_ptr<Segmenter> network_;
+};
 
 }  // namespace semiseg

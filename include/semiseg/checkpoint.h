@@ -1,9 +1,8 @@
 // Checkpoints: one .safetensors file that continues a run exactly, and that Python opens as weights.
 //
 // Tensors: the predictor's under segmentation_models_pytorch's names; a method's other modules under student. / teacher. /
-// twin.; optimizer state under optimizer.; sums of an unfinished epoch under progress.; the newest predictions of the probe
-// images under probe. Metadata: config, counters, history,
-// checksum.
+// twin.; optimizer state under optimizer.; sums of an unfinished epoch under progress.; the newest labels of the probe images
+// under probe. Metadata: config, counters, history, checksum.
 #pragma once
 
 #include <map>
@@ -30,7 +29,7 @@ struct TrainState {
   std::string data_fingerprint;              // of the lists, so that a resumed run is not fed other images
   std::vector<double> class_weights;         // of the loss, so that a resumed run need not count again
   std::vector<double> label_share;           // [K] of the labelled pixels
-  std::map<std::string, Tensor> probe;       // of health.h: uint8 [h, w] predictions of the newest epoch, on the host
+  std::map<std::string, Tensor> probe;       // of health.h: uint8 [h, w] labels of the newest epoch, on the host
 };
 
 // Of processes that train together the writer alone saves. Throws Error(kDisk), and Error(kNonFinite) when a weight is NaN or

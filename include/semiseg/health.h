@@ -12,6 +12,9 @@
 
 namespace semiseg {
 
+class Method;
+struct Progress;
+
 struct HealthContext {
   std::vector<std::string> class_names;  // "class 3" where it has none
   std::vector<double> label_share;       // [K] of the labelled training pixels; empty where it is not known
@@ -31,7 +34,8 @@ struct HealthContext {
 //                       sixth), as means of three against the best three before, or in each of three epochs below the scores
 //                       before training. It must be clear: 3 % of it, half a point, 2.5 times the usual step from epoch to
 //                       epoch, more in long runs (but against the scores before training). Lasts until half of the fall is
-//                       regained, or pixel accuracy is back, too.
+//                       regained, or pixel accuracy is back, too. The message tells whether rare classes are not found or
+//                       classes are called where they are not
 //   scores_fall         mIoU falls and pixel accuracy does not rise: means of three by a tenth and two points against the best
 //                       three before, more than noise, or two epochs in a row below six tenths of the best; the message tells
 //                       whether rare classes alone lose
@@ -51,11 +55,12 @@ std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const He
 // scores: the evaluated epoch before).
 bool is_news(const Alarm& alarm, const std::vector<EpochRecord>& history);
 
-// Agreement of a network's predictions between evaluated epochs on a few fixed unlabelled images (at most 16, evenly spread):
-// fills `agreement` and `agreement_by_class` from the predictions in `previous`, which it then replaces. `previous` is empty
-// before the first epoch. Predictions are class indices, uint8 [h, w] on the host, of the image at the logits' stride (of the
-// middle of a huge one), under the image's number in the list.
-void measure_agreement(Segmenter& network, const Dataset& data, const EvalOptions& options,
+// Agreement of pseudo-labels between evaluated epochs, on a few fixed unlabelled images (at most 16, evenly spread): whether a
+// pixel still gets the class it got, accepted or not; of predictions where the method makes no labels (cps, retrain). Fills `agreement` and
+// `agreement_by_class` from the labels in `previous`, which it then replaces. `previous` is empty before the first epoch.
+// Labels are class indices, uint8 [h, w] on the host, of every fourth pixel of the image (of the middle of a huge one, or of
+// one that is scored by windows), under the image's number in the list.
+void measure_agreement(Method& method, const Progress& progress, const Dataset& data, const EvalOptions& options,
                        std::map<std::string, Tensor>* previous, PseudoScores* pseudo);
 
 // A setting to change, as it is typed.

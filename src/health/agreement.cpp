@@ -5,36 +5,45 @@
 #include "samples.h"
 #include "semiseg/device.h"
 #include "semiseg/health.h"
-#include "semiseg/loader.h"
+#include "semiseg/method.h"
+#include "semiseg/pseudo_label.h"
 
 namespace semiseg {
 
-void measure_agreement(Segmenter& network, const Dataset& data, const EvalOptions& options,
+namespace {
+
+// Every fourth pixel of the labels that the method would give the image now, or of its predictions where it makes none: uint8
+// on the host. Labels from files, which stay as they are, are left out.
+Tensor labels_now(Method& method, const Progress& progress, Sample sample, const EvalOptions& options) {
+  constexpr int64_t kMostSide = 2048;  // of what the network takes at once: a large tile may not fit into memory
+  constexpr int64_t kEvery = 4;
+  sample = {middle_of(sample.image_HWC, kMostSide, kMostSide), {}, sample.id};
+  const UnlabeledBatch view = evaluated_view(&sample, options);
+  Tensor class_BHW;
+  {
+    const Autocast autocast(options.device, options.precision);
+    const auto labels = method.pseudo_labels(view, progress);
+    class_BHW = labels ? labels->class_BHW
+                       : make_pseudo_labels(method.predictor().forward(view.weak_BCHW), view.valid_BHW, {}).class_BHW;
+  }
+  const int64_t H = sample.image_HWC.size(0), W = sample.image_HWC.size(1);
+  return class_BHW[0].slice(0, 0, H, kEvery).slice(1, 0, W, kEvery).to(at::kCPU, at::kByte).contiguous();
+}
+
+}  // namespace
+
+void measure_agreement(Method& method, const Progress& progress, const Dataset& data, const EvalOptions& options,
                        std::map<std::string, Tensor>* previous, PseudoScores* pseudo) {
   constexpr int64_t kMostImages = 16;
-  constexpr int64_t kMostSide = 2048;  // of what the network takes at once: a large tile may not fit into memory
   const at::NoGradGuard no_grad;
-  const EvaluationMode evaluating(network);
-  const int64_t K = network.num_classes(), images = data.size(Split::kUnlabeled), count = std::min(images, kMostImages);
+  const EvaluationMode evaluating(method.predictor());
+  const int64_t K = method.predictor().num_classes(), images = data.size(Split::kUnlabeled),
+                count = std::min(images, kMostImages);
   auto equal_K = at::zeros({K}, at::kLong), before_K = at::zeros({K}, at::kLong);
   std::map<std::string, Tensor> newest;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t index = i * images / count;
-    const auto image_HWC = middle_of(data.get(Split::kUnlabeled, index).image_HWC, kMostSide, kMostSide);
-    const int64_t H = image_HWC.size(0), W = image_HWC.size(1);
-    Tensor logits_BKhw;
-    {
-      const Autocast autocast(options.device, options.precision);
-      const auto image_BCHW = normalize(image_HWC.unsqueeze(0).to(options.device), options.mean, options.std);
-      logits_BKhw = network.forward(pad_sides(image_BCHW).contiguous(at::MemoryFormat::ChannelsLast));
-    }
-    const int64_t stride = padded_side(H) / logits_BKhw.size(2);
-    const auto class_hw = logits_BKhw.narrow(2, 0, (H + stride - 1) / stride)
-                              .narrow(3, 0, (W + stride - 1) / stride)
-                              .argmax(1)
-                              .squeeze(0)
-                              .to(at::kCPU, at::kByte)
-                              .contiguous();
+    const auto class_hw = labels_now(method, progress, data.get(Split::kUnlabeled, index), options);
     const std::string name = std::to_string(index);
     if (const auto old = previous->find(name); old != previous->end() && old->second.sizes() == class_hw.sizes()) {
       const auto was = old->second.flatten().to(at::kLong);

@@ -45,11 +45,12 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
   if (falls_by_counting(from, to)) return std::nullopt;
   const auto iou = iou_changes(from, to, epochs), shares = share_changes(from, to);
   const auto losing = notable(iou, /*falling=*/true, kMostClasses), growing = notable(shares, /*falling=*/false, 3);
+  const bool overcorrects = calls_too_much(from, to, epochs);
 
-  std::string text =
-      str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ", percent(to.val->miou), " (",
-          time_of(to, context), ") while pixel accuracy rose from ", percent(from.val->pixel_accuracy), " to ",
-          percent(to.val->pixel_accuracy), ": frequent classes gain what rare ones lose");
+  std::string text = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
+                         percent(to.val->miou), " (", time_of(to, context), ") while pixel accuracy rose from ",
+                         percent(from.val->pixel_accuracy), " to ", percent(to.val->pixel_accuracy), ": ",
+                         overcorrects ? "classes are called where they are not" : "frequent classes gain what rare ones lose");
   std::vector<std::string> parts;
   for (const Change& change : iou)
     if (std::find(losing.begin(), losing.end(), change.c) != losing.end())
@@ -61,7 +62,10 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
       parts.push_back(str(name_of(context, change.c), " on ", percent(change.from), " -> ", percent(change.to),
                           " of the pixels (labelled ", percent(share_or_zero(to.val->label_share, change.c)), ")"));
   if (!parts.empty()) text += "; predicted more: " + list_of(parts);
-  return Alarm{"miou_falls", text + advice(settings_against_starving(history, losing, context)), names_of(context, losing)};
+  return Alarm{"miou_falls",
+               text + advice(overcorrects ? settings_against_overcorrection(from, context)
+                                          : settings_against_starving(history, losing, context)),
+               names_of(context, losing)};
 }
 
 std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const HealthContext& context) {
@@ -83,16 +87,24 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
     falls = lost >= std::max(kLeastDecline, kDeclines * most) && lost >= noise(epochs, t);
   }
   if (!falls) return std::nullopt;
-  const bool learns = loss_falls(from, to), of_rare = rare_ones_alone_lose(from, to);
-  const auto losing = notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses);
+  const bool learns = loss_falls(from, to), overcorrects = calls_too_much(from, to, epochs);
+  auto losing = notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses);
   const std::string scores = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
                                  percent(to.val->miou), " (", time_of(to, context), "), pixel accuracy from ",
                                  percent(from.val->pixel_accuracy), " to ", percent(to.val->pixel_accuracy));
-  if (of_rare)
+  if (overcorrects)
+    return Alarm{"scores_fall",
+                 scores + ": classes are called where they are not" +
+                     (losing.empty() ? "" : ", which costs IoU most of all of " + list_of(names_of(context, losing))) +
+                     advice(settings_against_overcorrection(from, context)),
+                 names_of(context, losing)};
+  if (rare_ones_alone_lose(from, to)) {
+    losing.erase(std::remove_if(losing.begin(), losing.end(), [&](size_t c) { return !is_rare(*to.val, c); }), losing.end());
     return Alarm{"scores_fall",
                  scores + ": rare classes are no longer found, most of all " + list_of(names_of(context, losing)) +
                      advice(settings_against_starving(history, losing, context)),
                  names_of(context, losing)};
+  }
   return Alarm{
       "scores_fall",
       str(scores, ": the network gets worse as a whole",
@@ -102,7 +114,8 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
 
 bool takes_over(const Scores& s, size_t c) {
   const double predicted = s.prediction_share[c], labelled = s.label_share[c];
-  return predicted - labelled > kTakesOver && (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
+  return predicted - labelled > std::min(kTakesOver, (1 - labelled) / 2) &&
+         (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
 }
 
 std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, const HealthContext& context) {
@@ -129,19 +142,9 @@ std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, c
   if (taking.empty()) return std::nullopt;
   std::string text = list_of(parts);
   if (!starving.empty()) text += "; it takes the pixels of " + list_of(names_of(context, starving));
-  std::vector<Setting> settings = settings_against_starving(history, starving, context);
-  // What the loss adds to rare classes adds up from pseudo-label to pseudo-label.
-  const Config* config = context.config;
-  const bool biased = config && (config->semi.class_weights || config->loss.logit_adjustment > 0);
-  const auto reference = reference_share(history, context);
-  const bool of_rare = std::any_of(taking.begin(), taking.end(), [&](size_t c) {
-    return share_or_zero(reference, c) < 1 / static_cast<double>(s.label_share.size());
-  });
-  if (biased && of_rare && !config->semi.undo_class_bias && may_set(context, "semi.undo_class_bias")) {
-    settings.insert(settings.begin(), setting(context, "semi.undo_class_bias", "true",
-                                              "pseudo-labels of weighted training call rare classes where they are not"));
-    if (settings.size() > kMostSettings) settings.resize(kMostSettings);
-  }
+  const bool of_rare = std::any_of(taking.begin(), taking.end(), [&](size_t c) { return is_rare(s, c); });
+  const auto settings = of_rare ? settings_against_overcorrection(*epochs.front(), context)
+                                : settings_against_starving(history, starving, context);
   return Alarm{"class_takes_over", text + advice(settings), names_of(context, taking)};
 }
 
@@ -247,7 +250,7 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
   std::string text = str("of the pseudo-labels ", list_of(values), " were accepted in the last ", kStuckEpochs, " epochs: ");
   if (none)
     text += str("the unlabelled images teach nothing; set semi.threshold=",
-                fixed ? number(std::round(value * 80) / 100) + now + " or semi.threshold='{kind: class_adaptive}'"
+                fixed ? number(std::round(value * 80) / 100) + now + " or semi.threshold=" + class_adaptive(history, context)
                       : "'{kind: quantile, share: 0.5}'" + now,
                 ", or train longer on the labels first (semi.burn_in_epochs)");
   else

@@ -69,41 +69,15 @@ class Diagnostician {
       return accuracy_by <= -least ? Movement::kRisesAtThePriceOfAccuracy : Movement::kRises;
     }
     if (falls_by_counting(*from_, *to_)) return Movement::kCountsOthers;
-    if (calls_too_much()) return Movement::kOvercorrects;
+    if (calls_too_much(*from_, *to_, epochs_)) return Movement::kOvercorrects;
     if (accuracy_by >= least) return Movement::kStarves;
     if (accuracy_by > -least || rare_ones_alone_lose(*from_, *to_)) return Movement::kFalls;
     return loss_falls(*from_, *to_) ? Movement::kForgets : Movement::kWorsens;
   }
 
-  // Whether mIoU falls because classes are called where they are not, instead of not being found. Where classes are not known,
-  // mean class accuracy has to tell, which wrongly called pixels do not lower.
-  bool calls_too_much() const {
-    const auto all = losses(*from_, *to_);
-    if (!all) return class_accuracy_rises(*from_, *to_);
-    if (all->called > all->missed) return true;
-    // What frequent classes miss, rare ones have been given, or what rare ones miss, still rarer ones.
-    return class_accuracy_rises(*from_, *to_) && (all->called + all->missed > 2 * all->missed_rare || loses_to_rarer());
-  }
-
-  // Whether most of what the losing classes lose is predicted as classes that are rare: `than`(c) is the share below which a
-  // class is so for class c.
-  bool loses_to_rare(const std::function<double(size_t)>& than) const {
-    const Scores& s = *to_->val;
-    double all = 0, rare = 0;
-    for (const size_t c : notable(iou_, /*falling=*/true, kMostClasses))
-      for (size_t p = 0; p < s.confusion.size(); ++p) {
-        if (p == c || s.label_share[c] == 0) continue;
-        const double share = static_cast<double>(s.confusion[c][p]) / s.label_share[c];  // every class alike
-        all += share;
-        if (s.label_share[p] < than(c)) rare += share;
-      }
-    return rare > all / 2;
-  }
   bool loses_to_rare() const {
-    return loses_to_rare([&](size_t) { return 1 / static_cast<double>(to_->val->confusion.size()); });
-  }
-  bool loses_to_rarer() const {
-    return loses_to_rare([&](size_t c) { return to_->val->label_share[c]; });
+    const double even = 1 / static_cast<double>(to_->val->confusion.size());
+    return semiseg::loses_to_rare(*from_, *to_, epochs_, [&](size_t) { return even; });
   }
 
   // Whether pixel accuracy is so far above mIoU that some classes must be recognised far less than the frequent ones.
@@ -471,8 +445,7 @@ class Diagnostician {
         result_.settings = settings_against_starving(history_, losing.empty() ? under_predicted(kPresent) : losing, context_);
         return;
       case Movement::kOvercorrects:
-        result_.settings = settings_against_overcorrection(context_);
-        if (result_.settings.empty()) result_.settings = settings_against_decline(/*learns=*/false, *from_, context_);
+        result_.settings = settings_against_overcorrection(*from_, context_);
         return;
       case Movement::kForgets:
       case Movement::kWorsens:

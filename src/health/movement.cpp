@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 #include "health/words.h"
@@ -22,10 +23,6 @@ double median_step(std::vector<double> steps) {
   return steps[steps.size() / 2];
 }
 
-bool class_accuracy_falls(const EpochRecord* from, const EpochRecord* to) {
-  return !(to->val->mean_class_accuracy >= from->val->mean_class_accuracy);
-}
-
 bool is_contrary(const Epochs& epochs, size_t from, size_t to) {
   return miou(epochs[from]) - miou(epochs[to]) >= clear_fall(miou(epochs[from])) &&
          accuracy(epochs[to]) - accuracy(epochs[from]) >= clear_rise(accuracy(epochs[from]));
@@ -38,9 +35,8 @@ std::optional<size_t> streak_begin(const Epochs& epochs, size_t t) {
   if (from == t || !is_contrary(epochs, from, t)) return std::nullopt;
   const double fall = miou(epochs[from]) - miou(epochs[t]);
   if (fall < noise(epochs, from)) return std::nullopt;
-  const bool lasting = t - from + 1 >= kStreak && class_accuracy_falls(epochs[from], epochs[t]);
-  const bool sudden = fall >= kSuddenRelativeFall * miou(epochs[from]) && miou(epochs[from]) >= kLeastPeak &&
-                      !class_accuracy_rises(*epochs[from], *epochs[t]);
+  const bool lasting = t - from + 1 >= kStreak;
+  const bool sudden = fall >= kSuddenRelativeFall * miou(epochs[from]) && miou(epochs[from]) >= kLeastPeak;
   return lasting || sudden ? std::optional(from) : std::nullopt;
 }
 
@@ -49,7 +45,7 @@ std::optional<size_t> streak_begin(const Epochs& epochs, size_t t) {
 std::optional<size_t> start_lost(const Epochs& epochs, size_t t, const HealthContext& context) {
   if (!is_start(*epochs[0], context) || t < kStreak) return std::nullopt;
   for (size_t i = t + 1 - kStreak; i <= t; ++i)
-    if (!is_contrary(epochs, 0, i) || !class_accuracy_falls(epochs[0], epochs[i])) return std::nullopt;
+    if (!is_contrary(epochs, 0, i)) return std::nullopt;
   return 0;
 }
 
@@ -69,8 +65,7 @@ std::optional<size_t> decline_begin(const Epochs& epochs, size_t best, size_t t)
   for (size_t i = best - 2; i < best; ++i)
     if (miou(epochs[i]) > miou(epochs[peak])) peak = i;
   const bool clear = fall >= clear_fall(mean_of_three(epochs, best, miou)) && rise >= clear_rise(before) &&
-                     fall >= noise(epochs, t) && is_contrary(epochs, peak, t) &&
-                     !class_accuracy_rises(*epochs[peak], *epochs[t]);
+                     fall >= noise(epochs, t) && is_contrary(epochs, peak, t);
   return clear ? std::optional(peak) : std::nullopt;
 }
 
@@ -270,7 +265,7 @@ std::optional<Losses> losses(const EpochRecord& from, const EpochRecord& to) {
     const double ra = *a.class_accuracy[c], rb = *b.class_accuracy[c], loss = *a.iou[c] - *b.iou[c];
     const bool missed = (ra - rb) * (weight(a) + weight(b)) >= (weight(a) - weight(b)) * (ra + rb);
     (missed ? all.missed : all.called) += loss;
-    if (missed && b.label_share[c] < 1 / static_cast<double>(b.iou.size())) all.missed_rare += loss;
+    if (missed && is_rare(b, c)) all.missed_rare += loss;
   }
   return all;
 }
@@ -279,6 +274,29 @@ bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to) {
   constexpr double kMostOfIt = 0.7;
   const auto all = losses(from, to);
   return all && all->missed_rare >= kMostOfIt * (all->missed + all->called) && all->missed_rare > 0;
+}
+
+bool loses_to_rare(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs,
+                   const std::function<double(size_t)>& than) {
+  const Scores& s = *to.val;
+  double all = 0, rare = 0;
+  for (const size_t c : notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses))
+    for (size_t p = 0; p < s.confusion.size(); ++p) {
+      if (p == c || s.label_share[c] == 0) continue;
+      const double share = static_cast<double>(s.confusion[c][p]) / s.label_share[c];  // every class alike
+      all += share;
+      if (s.label_share[p] < than(c)) rare += share;
+    }
+  return rare > all / 2;
+}
+
+bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs) {
+  const auto all = losses(from, to);
+  if (!all) return class_accuracy_rises(from, to);
+  if (all->called > all->missed) return true;
+  // What frequent classes miss, rare ones have been given, or what rare ones miss, still rarer ones.
+  return class_accuracy_rises(from, to) && (all->called + all->missed > 2 * all->missed_rare ||
+                                            loses_to_rare(from, to, epochs, [&](size_t c) { return to.val->label_share[c]; }));
 }
 
 std::vector<double> reference_share(const std::vector<EpochRecord>& history, const HealthContext& context) {

@@ -1,6 +1,7 @@
 // How scores and classes move from epoch to epoch, and what counts as a clear movement.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -23,6 +24,8 @@ inline bool has_classes(const EpochRecord& e) { return e.val && !e.val->iou.empt
 // Whether so few pixels are labelled as a class that it tells nothing.
 bool has_few_pixels(const Scores& scores, size_t c);
 inline bool has_shares(const EpochRecord& e) { return e.val && !e.val->prediction_share.empty(); }
+// Whether a class has less than an even share of the labels. REQUIRES: has_shares.
+inline bool is_rare(const Scores& s, size_t c) { return s.label_share[c] < 1 / static_cast<double>(s.label_share.size()); }
 
 // mIoU of the three epochs up to `end`, or whatever `value` gives, in the mean.
 double mean_of_three(const Epochs& epochs, size_t end, double (*value)(const EpochRecord*));
@@ -79,6 +82,14 @@ struct Losses {
 std::optional<Losses> losses(const EpochRecord& from, const EpochRecord& to);
 // Whether most of the loss is that of rare classes that are not found: the others hardly lose.
 bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to);
+
+// Whether most of what the losing classes lose is predicted as classes that are rare: `than`(c) is the share of the labels
+// below which a class is so for class c.
+bool loses_to_rare(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs,
+                   const std::function<double(size_t)>& than);
+// Whether mIoU falls because classes are called where they are not, instead of not being found. Where classes are not known,
+// mean class accuracy has to tell, which wrongly called pixels do not lower.
+bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs);
 
 // What pseudo-labels and predictions are held against: the labelled pixels' share, or the validation labels' where that is not
 // known; empty where neither is.

@@ -51,6 +51,18 @@ Setting setting(const HealthContext& context, const std::string& key, const std:
   return {key + "=" + value, value_now(context, key), reason};
 }
 
+std::string class_adaptive(const std::vector<EpochRecord>& history, const HealthContext& context) {
+  constexpr int64_t kLongRun = 20000;  // updates
+  const auto* optim = context.config ? &context.config->optim : nullptr;
+  const EpochRecord& now = history.back();
+  int64_t updates = 0;
+  if (optim && optim->steps)
+    updates = *optim->steps;
+  else if (optim && optim->epochs && now.epoch > 0)
+    updates = *optim->epochs * now.step / now.epoch;
+  return updates > 0 && updates < kLongRun ? "'{kind: class_adaptive, momentum: 0.99}'" : "'{kind: class_adaptive}'";
+}
+
 std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& history, const std::vector<size_t>& starving,
                                                const HealthContext& context) {
   const Config* config = context.config;
@@ -83,7 +95,7 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
                     "without what the weights add to rare classes"});
   if (may_set(context, "semi.threshold") && !takes_all) {
     if (!config || (config->semi.threshold.kind == "fixed" && config->semi.method != "self_training"))
-      semi.push_back(setting(context, "semi.threshold", "'{kind: class_adaptive}'",
+      semi.push_back(setting(context, "semi.threshold", class_adaptive(history, context),
                              if_semi + "each class gets its own threshold, a lower one where the network is less sure"));
   }
   if (may_set(context, "semi.align_distribution") && !(config && config->semi.align_distribution))
@@ -136,7 +148,7 @@ std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& be
   return settings;
 }
 
-std::vector<Setting> settings_against_overcorrection(const HealthContext& context) {
+std::vector<Setting> settings_against_overcorrection(const EpochRecord& best, const HealthContext& context) {
   const Config* config = context.config;
   if (!config) return {{"loss.class_weights", "", "weaker weights, such as enet, or none, wherever rare classes are favoured"}};
   std::vector<Setting> settings;
@@ -157,7 +169,7 @@ std::vector<Setting> settings_against_overcorrection(const HealthContext& contex
   if (settings.empty() && may_set(context, "semi.threshold") && config->semi.threshold.kind == "fixed")
     settings.push_back(
         setting(context, "semi.threshold", config->semi.threshold.value < 0.95 ? "0.95" : "0.98", "surer pseudo-labels alone"));
-  return settings;
+  return settings.empty() ? settings_against_decline(/*learns=*/false, best, context) : settings;
 }
 
 std::string advice(const std::vector<Setting>& settings) {

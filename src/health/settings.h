@@ -18,6 +18,10 @@ bool may_set(const HealthContext& context, const std::string& key);
 
 Setting setting(const HealthContext& context, const std::string& key, const std::string& value, const std::string& reason);
 
+// The value of semi.threshold that gives each class its own: with a momentum that a run of so many updates can follow.
+// FreeMatch's .999 begins at 1 / K and takes thousands of them.
+std::string class_adaptive(const std::vector<EpochRecord>& history, const HealthContext& context);
+
 // Against classes that lose to frequent ones; `starving` may be empty where it is not known which. The most fitting first.
 std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& history, const std::vector<size_t>& starving,
                                                const HealthContext& context);
@@ -25,8 +29,9 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
 // Against a network that gets worse as a whole. `learns`: the training loss falls meanwhile.
 std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context);
 
-// Against rare classes that are called where they are not.
-std::vector<Setting> settings_against_overcorrection(const HealthContext& context);
+// Against rare classes that are called where they are not: what favours them, or where nothing does, what there is against a
+// decline since `best`.
+std::vector<Setting> settings_against_overcorrection(const EpochRecord& best, const HealthContext& context);
 
 // "; set a (now b) or c (now d)".
 std::string advice(const std::vector<Setting>& settings);

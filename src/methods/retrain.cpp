@@ -30,9 +30,9 @@ class Retrain : public Method {
   Segmenter& predictor() override { return *student_; }
   Segmenter& student() override { return *student_; }
 
-  // REQUIRES: unlabeled.truth_BHW holds the labels from the files.
   bool repeats(const Progress& progress) const override { return weight_is_final(config_, progress); }
 
+  // REQUIRES: unlabeled.truth_BHW holds the labels from the files.
   StepOutput step(const TrainBatch& batch, const Progress& progress) override {
     const auto& [image_BCHW, label_BHW] = batch.labeled;
     const auto& unlabeled = batch.unlabeled;
@@ -56,7 +56,9 @@ class Retrain : public Method {
   }
 
   // From the files; 0 where they have none.
+  // The files' labels, where the batch has them.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
+    if (!images.truth_BHW.defined()) return std::nullopt;
     const auto labeled_BHW = images.valid_BHW.logical_and(images.truth_BHW != kIgnore);
     return AcceptedLabels{at::where(labeled_BHW, images.truth_BHW, 0), labeled_BHW};
   }

@@ -125,14 +125,18 @@ class LongImage : public FewLabels {
 };
 
 TEST(MeasureAgreement, LooksAtTheMiddleOfWhatIsTooLarge) {
-  const auto network = make_tiny_network(2);
+  Predicting method(make_tiny_network(2));
   EvalOptions options;
   options.mean = {.5, .5, .5};
   options.std = {.25, .25, .25};
   std::map<std::string, Tensor> probe;
   PseudoScores scores;
-  measure_agreement(*network, LongImage(), options, &probe, &scores);
+  measure_agreement(method, {}, LongImage(), options, &probe, &scores);
   EXPECT_EQ(probe.at("0").sizes(), at::IntArrayRef({2048 / 4, 40 / 4}));
+  options.eval.mode = "sliding";
+  options.eval.window = {64, 32};
+  measure_agreement(method, {}, LongImage(), options, &probe, &scores);
+  EXPECT_EQ(probe.at("0").sizes(), at::IntArrayRef({64 / 4, 32 / 4}));
 }
 
 // Pictures of the width of a cell, so that nothing is resized and pixels can be counted.
