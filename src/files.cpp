@@ -218,7 +218,11 @@ FolderLock::FolderLock(const std::string& folder) {
                 "wait for that process or stop it");
   }
   const std::string pid = std::to_string(::getpid());
-  if (::ftruncate(fd_, 0) != 0 || ::write(fd_, pid.data(), pid.size()) < 0) fail("write the lock", path, errno);
+  if (::ftruncate(fd_, 0) != 0 || ::write(fd_, pid.data(), pid.size()) < 0) {
+    const int error = errno;
+    ::close(fd_);
+    fail("write the lock", path, error);
+  }
 }
 
 FolderLock::~FolderLock() {

@@ -177,6 +177,10 @@ void PixelCache::store(const Source& source, const std::string& entry, const Cac
     const std::lock_guard lock(mutex_);
     if (!in_work_.insert(entry).second) return;
   }
+  const std::shared_ptr<void> at_end(nullptr, [&](void*) {
+    const std::lock_guard lock(mutex_);
+    in_work_.erase(entry);
+  });
   try {
     const Tensor packed = pixels.pixels.contiguous();
     const auto count = static_cast<size_t>(packed.numel());
@@ -202,8 +206,6 @@ void PixelCache::store(const Source& source, const std::string& entry, const Cac
       log_warning(
           str("data.cache takes no more entries: ", error.what(), "; images that are not there are decoded every time"));
   }
-  const std::lock_guard lock(mutex_);
-  in_work_.erase(entry);
 }
 
 }  // namespace semiseg

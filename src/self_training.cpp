@@ -257,6 +257,10 @@ class SelfTraining {
                                         "learning from the more reliable pseudo-labels too", "learning from all pseudo-labels"};
     log_info(str("stage ", stage, " of ", kStages, ": ", kWhat[stage - 1]));
     const Config config = stage_config(stage);
+    const int64_t wanted = config_.checkpoint.every_steps, given = config.checkpoint.every_steps;
+    if (wanted > 0 && wanted < given)
+      log_warning(str("numbered checkpoints of this stage come after each third of it, ", given, " steps, not every ", wanted,
+                      " (checkpoint.every_steps): reliability compares those"));
     const std::string dir = in_run(stage_name(stage));
     std::optional<Checkpoint> from;
     if (has_checkpoint(dir)) {
@@ -326,6 +330,10 @@ class SelfTraining {
       }
       const std::string last = checkpoint(stage, "last");
       job.earlier = earlier_checkpoints(last);
+      if (job.earlier.empty())
+        log_warning(
+            "the first stage ended before a third of its steps (eval.patience), so there is no earlier checkpoint to "
+            "agree with: images are ranked by mean confidence instead");
       if (read_checkpoint(job.checkpoint).state.step != read_checkpoint(last).state.step) job.newest = last;
       return write_pseudo_labels(job, config_, in_run("pseudo_labels_1"));
     }

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 
 #include "datasets/parallel.h"
@@ -48,6 +49,14 @@ std::string join(const std::vector<std::string>& words, size_t most) {
   std::string text;
   for (size_t i = 0; i < std::min(words.size(), most); ++i) text += (i ? ", " : "") + words[i];
   return text + (words.size() > most ? str(", ... (", words.size(), " in all)") : "");
+}
+
+// Whether the weights of the classes that have any differ by less than a hundredth.
+bool are_nearly_equal(const std::vector<double>& weights) {
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  for (const double weight : weights)
+    if (weight > 0) least = std::min(least, weight), most = std::max(most, weight);
+  return most < 1.01 * least;
 }
 
 }  // namespace
@@ -101,6 +110,10 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
     if (!sampled.empty()) table += format(" %8.2f%%", 100 * sampled[c]);
   }
   log_info("labelled pixels (weights: " + config.loss.class_weights + ")\n" + table);
+  if (config.loss.class_weights == "effective" && are_nearly_equal(weights))
+    log_warning(
+        "loss.class_weights=effective weighs these classes alike: (1 - b) / (1 - b^n) with b = .9999 does not change "
+        "beyond some ten thousand pixels; enet is a mild choice, median and inverse are strong ones");
   for (int64_t c = 0; c < K; ++c)
     if (counts.pixels[c] == 0)
       log_warning("class \"" + data.classes().names[c] + "\" has no labelled pixel; the network cannot learn it");
@@ -202,8 +215,19 @@ void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch) {
   if (config->optim.steps) config->optim.steps = *config->optim.steps + epochs * steps_per_epoch;
 }
 
+void require_equal_shares(const Config& config) {
+  const auto require_share = [](int64_t images, const char* key) {
+    if (images % process_count() != 0)
+      throw Error(ErrorKind::kConfig, str(images, " images cannot be shared equally by ", process_count(), " processes"), key,
+                  str("batch sizes are those of all processes together: set a multiple of ", process_count()));
+  };
+  require_share(config.optim.batch_labeled, "optim.batch_labeled");
+  if (config.semi.method != "supervised") require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
+}
+
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,
                              std::optional<ClassCounts> counts) {
+  require_equal_shares(config);
   LoaderOptions options;
   options.part = process_rank();
   options.parts = process_count();
@@ -247,7 +271,10 @@ std::optional<Scores> validate(Segmenter& network, const Dataset& data, const Ev
 }
 
 int heard_signal(bool time_limit) {
-  const auto heard = static_cast<int>(largest_over_processes(stop_signal()));
+  // Of several processes' signals the end of the time counts least: it must not hide what asks for an end at once.
+  const int own = stop_signal();
+  const auto rank = largest_over_processes(own == SIGALRM ? 1 : own == 0 ? 0 : own + 1);
+  const int heard = rank == 1 ? SIGALRM : rank == 0 ? 0 : static_cast<int>(rank) - 1;
   return heard == SIGALRM && !time_limit ? 0 : heard;
 }
 

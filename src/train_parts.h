@@ -59,6 +59,9 @@ inline int64_t count_epochs(int64_t total_steps, int64_t steps_per_epoch) {
 // Adds epochs to optim.epochs, or their steps to optim.steps.
 void extend_config(Config* config, int64_t epochs, int64_t steps_per_epoch);
 
+// Throws Error(kConfig) for a batch that the processes cannot share equally.
+void require_equal_shares(const Config& config);
+
 // This process' part of each batch. `counts`: the labelled pixels where they are counted already. Throws Error(kConfig) for a
 // batch that the processes cannot share equally.
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,

@@ -180,8 +180,8 @@ struct Config {
 };
 
 // Reads `path` and applies `key=value` overrides. Throws Error(kConfig) with file, line, key, value and the nearest known key.
-// The result holds absolute paths: lists are looked up beside the file that names
-// them, beside the config itself, then under data.root.
+// The result holds absolute paths: lists are looked up beside the file that names them, beside the config itself, then under
+// data.root.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
 
 // The same from text that to_yaml wrote (a checkpoint's metadata). `where` is what messages call it.

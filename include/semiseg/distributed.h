@@ -42,7 +42,7 @@ class ProcessGroup {
 // process has ended or cannot be reached.
 
 // In place: each tensor becomes the sum over the processes of theirs, or their mean (of floating point). All are on one device.
-// On a GPU the host does not wait.
+// On a GPU the host does not wait, except with gloo, which takes them over the host.
 void add_over_processes(std::vector<Tensor> tensors);
 void average_over_processes(std::vector<Tensor> tensors);
 // New tensors, without gradient; the tensor itself where the process is alone.

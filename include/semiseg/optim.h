@@ -13,7 +13,8 @@ namespace semiseg {
 
 // The factor on the base learning rate before update `step` of `total_steps`:
 //   poly (1 - t/T)^.9   cosine (1 + cos(pi t/T)) / 2   constant 1
-//   onecycle from 1/25 up to 1 over the first 30 %, down to 1/250000, both as half a cosine (PyTorch's OneCycleLR)
+//   onecycle from 1/25 up to 1 over the first 30 %, down to 1/250000, both as half a cosine (PyTorch's OneCycleLR, but for
+//   its last step, which ends the fall there, and for its momentum, which moves too)
 // during warm-up times (t + 1) / warmup_steps
 double schedule_factor(const OptimConfig& config, int64_t step, int64_t total_steps);
 

@@ -19,9 +19,9 @@ class OverlayPainter {
  public:
   explicit OverlayPainter(std::vector<SegmentationClass> classes, OverlayOptions options = {});
 
-  // `image`: 8-bit BGR [H, W]; `classes`: CV_8UC1 [H, W]; pixels of no class (255) are left as they are. The
-  // result has the image's size. A legend has at most half of the
-  // width; what is no longer readable is left out: classes of small share, below 160 x 90 pixels the legend.
+  // `image`: 8-bit BGR [H, W]; `classes`: CV_8UC1 [H, W]; pixels of no class (255) are left as they are. The result
+  // has the image's size. A legend has at most half of the width; what is no longer readable is left out: classes of small
+  // share, below 160 x 90 pixels the legend.
   cv::Mat paint(const cv::Mat& image, const cv::Mat& classes);
 
  private:

@@ -101,8 +101,9 @@ class Labeler : public torch::nn::Module {
 
 // CutMix (Yun et al., ICCV 2019): the inside of each image's box, int64 [B, 4] (top, left, bottom, right).
 Tensor box_mask(const Tensor& box_B4, int64_t H, int64_t W);
-// ClassMix (Olsson et al., WACV 2021): the pixels of half of the classes (rounded up) that the source's prediction holds on
-// valid pixels. draw_BD gives each class a random key (types.h); the classes with the smallest keys are taken.
+// ClassMix (Olsson et al., WACV 2021): the pixels of half of the classes (rounded up, as DACS does; its authors round
+// down) that the source's prediction holds on valid pixels. draw_BD gives each class a random key (types.h); the classes with
+// the smallest keys are taken.
 Tensor class_mask(const Tensor& source_class_BHW, const Tensor& source_valid_BHW, const Tensor& draw_BD, int64_t num_classes);
 // The mask that semi.mix names, cutmix or classmix, for strong view `view` of `unlabeled`; `source`: the labels to mix in.
 Tensor mix_mask(const std::string& mix, const PseudoLabels& source, const UnlabeledBatch& unlabeled, size_t view);

@@ -95,13 +95,7 @@ void require_one_process(const Config& config, const Arguments& arguments) {
   if (config.optim.batch == "auto" || arguments.has("dry-run"))
     throw Error(ErrorKind::kConfig, "--dry-run and optim.batch: auto measure one process", "",
                 "try it in one process with its share of the batch, then give optim.batch_labeled and optim.batch_unlabeled");
-  const auto require_share = [](int64_t images, const char* key) {
-    if (images % process_count() != 0)
-      throw Error(ErrorKind::kConfig, str(images, " images cannot be shared equally by ", process_count(), " processes"), key,
-                  str("batch sizes are those of all processes together: set a multiple of ", process_count()));
-  };
-  require_share(config.optim.batch_labeled, "optim.batch_labeled");
-  if (config.semi.method != "supervised") require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
+  require_equal_shares(config);
 }
 
 // Processes that were started differently would add up what does not belong together, or wait for each other for ever.

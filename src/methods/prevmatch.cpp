@@ -93,7 +93,8 @@ class PastModels {
 //   r    rises from 0 at the first epoch to 1 at the middle of the run and falls again: e / E, E = T div 2, then
 //        1 - (e - E) / (T - E)
 //
-// A model is stored after each epoch whose mIoU on the validation list is the best so far; semi.history are kept. In L_p a
+// A model is stored after each evaluated epoch whose mIoU on the validation list is the best so far (the published code
+// evaluates every epoch: eval.every: 1); semi.history are kept. In L_p a
 // confidence of .9 is enough, or semi.threshold where that asks for less. The published recipe for Cityscapes has no threshold
 // there, but weighs each image by its mean confidence. Its code multiplies the batch's sum by these one by one, so that L_p
 // counts as often as a GPU has images, times their mean confidence: some 4 times at 4 images. That is not done. Where

@@ -98,11 +98,13 @@ Tensor draws(uint64_t seed, int64_t step, uint32_t stream, std::vector<int64_t> 
 //   L_c  InfoNCE for each class: anchors are sure pixels of the class, the positive is the class's mean feature of the teacher,
 //        negatives are drawn from a memory bank of unsure (and, in labelled images, confused) pixels that are not the class
 //
-// Differences to the published code: burn-in and ramp-up hold for L_c too; the strong view has changed colours besides CutMix;
-// the teacher predicts in eval mode, its projector in train mode; CutMix takes UniMatch's boxes and a second draw of images;
-// entropies are taken at the logits' stride; a class's bank keeps kBankSize negatives; negatives of labelled images are as in
-// the paper (the code asks them to be of the class and not of it, so it has none), and so are those of unlabelled ones (the
-// code has them only where two passes of the teacher disagree); L_c is the mean over the classes that have an anchor and a
+// Differences to the published code: burn-in and ramp-up hold for L_c too, and there is no burn-in by default (one epoch there,
+// after which the teacher begins as the student; its Cityscapes recipe for a quarter of the labels has none); the percentiles
+// move with every step, not every epoch; anchors are drawn without replacement; the strong view has changed colours besides
+// CutMix; the teacher predicts in eval mode, its projector in train mode; CutMix takes UniMatch's boxes and a second draw of
+// images; entropies are taken at the logits' stride; a class's bank keeps kBankSize negatives; negatives of labelled images are
+// as in the paper (the code asks them to be of the class and not of it, so it has none), and so are those of unlabelled ones
+// (the code has them only where two passes of the teacher disagree); L_c is the mean over the classes that have an anchor and a
 // negative; the features are the decoder's last, without dropout; the teacher averages statistics of batch normalisation, too;
 // there is no auxiliary loss. With three classes or fewer no unsure pixel is ranked low enough to be a negative: only labelled
 // ones are. semi.undo_class_bias takes what class weights add to rare classes out of labels, entropies and ranks.

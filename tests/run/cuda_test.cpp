@@ -343,7 +343,7 @@ TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   const std::pair<std::string, std::string> kMethods[] = {{"supervised", ""},
                                                           {"pseudo_label", "semi.teacher=ema"},
                                                           {"mean_teacher", ""},
-                                                          {"fixmatch", "semi.teacher=ema"},
+                                                          {"fixmatch", "semi.teacher=ema semi.mix=classmix"},
                                                           {"unimatch", "semi.teacher=twin"},
                                                           {"unimatch_v2", ""},
                                                           {"augseg", "'semi.threshold={kind: quantile, share: 0.5}'"},

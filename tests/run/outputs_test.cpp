@@ -225,5 +225,35 @@ TEST_F(Outputs, SynthKeepsWhatItDidNotMake) {
   EXPECT_EQ(semiseg("help nothing").code, 2);
 }
 
+// A class that nobody labelled: the run says so wherever its user looks, and how right its pseudo-labels are.
+TEST_F(Outputs, AlarmsAndTheTruthOfPseudoLabelsReachTheLogMetricsAndReport) {
+  write_file(dir_ + "/classes.yaml", "classes: [{name: road}, {name: Gebäude}, {name: tram}]\n");
+  add_label("mine/labels/d.png");
+  write_file(dir_ + "/more.txt", "images/d.png labels/d.png\n");
+  const Outcome trained = semiseg("train tiny.yaml run.name=r1 data.unlabeled_truth=true semi.threshold=0 report.html=true");
+  ASSERT_EQ(trained.code, 0) << trained.output;
+  const auto epoch = metrics("runs/r1").at(0);
+  ASSERT_EQ(epoch["alarms"].size(), 1u) << epoch["alarms"];
+  EXPECT_EQ(epoch["alarms"][0]["kind"], "no_labelled_pixel");
+  EXPECT_EQ(epoch["alarms"][0]["classes"], std::vector<std::string>{"tram"});
+  const std::string message = epoch["alarms"][0]["message"];
+  for (const char* file : {"train.log", "report.html"})
+    EXPECT_NE(read_file(dir_ + "/runs/r1/" + file).find(message.substr(0, 40)), std::string::npos) << file;
+  EXPECT_NE(trained.output.find(message), std::string::npos) << trained.output;
+
+  // Every pixel is labelled and accepted, so that what is right of the labels is what is found of the classes.
+  const auto& pseudo = epoch["pseudo"];
+  EXPECT_EQ(pseudo["accepted"], 1);
+  double right_of_labels = 0, right_of_truth = 0;
+  for (size_t c = 0; c < 3; ++c) {
+    const auto number = [](const nlohmann::json& value) { return value.is_null() ? 0 : value.get<double>(); };
+    right_of_labels += number(pseudo["precision"][c]) * number(pseudo["share"][c]);
+    right_of_truth += number(pseudo["recall"][c]) * (c < 2 ? 0.5 : 0);  // classes in columns by turns
+  }
+  EXPECT_NEAR(right_of_labels, right_of_truth, 1e-2);
+  EXPECT_GT(right_of_labels, 0);
+  EXPECT_TRUE(pseudo["recall"][2].is_null());
+}
+
 }  // namespace
 }  // namespace semiseg
