@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "semiseg/device.h"
 #include "semiseg/log.h"
+#include "semiseg/method.h"
 #include "trial.h"
 
 namespace semiseg {
@@ -98,10 +99,10 @@ bool choose_batch(Config* config) {
   Config trial_config = *config;
   const torch::Device device = prepare_device(&trial_config);
   const auto data = open_dataset(trial_config);
-  const bool reads_unlabeled = trial_config.semi.method != "supervised";
+  const bool has_unlabeled = reads_unlabeled(trial_config.semi.method);
   OptimConfig& optim = config->optim;
-  const int64_t divisor = reads_unlabeled ? std::gcd(optim.batch_labeled, optim.batch_unlabeled) : optim.batch_labeled;
-  const int64_t labeled = optim.batch_labeled / divisor, unlabeled = reads_unlabeled ? optim.batch_unlabeled / divisor : 0;
+  const int64_t divisor = has_unlabeled ? std::gcd(optim.batch_labeled, optim.batch_unlabeled) : optim.batch_labeled;
+  const int64_t labeled = optim.batch_labeled / divisor, unlabeled = has_unlabeled ? optim.batch_unlabeled / divisor : 0;
 
   // What bounds the batch, and the name of that bound.
   std::pair<int64_t, std::string> bound{kMostImages / std::max(labeled, unlabeled),
@@ -132,9 +133,9 @@ bool choose_batch(Config* config) {
     const OptimConfig given = optim;
     optim.batch = "given";
     optim.batch_labeled = units * labeled;
-    if (reads_unlabeled) optim.batch_unlabeled = units * unlabeled;
+    if (has_unlabeled) optim.batch_unlabeled = units * unlabeled;
     std::string text = str("chosen: optim.batch_labeled=", optim.batch_labeled);
-    if (reads_unlabeled) text += str(" optim.batch_unlabeled=", optim.batch_unlabeled);
+    if (has_unlabeled) text += str(" optim.batch_unlabeled=", optim.batch_unlabeled);
     text += units == most ? " (bound by " + bound.second + ")" : " (bound by memory)";
     if (optim.batch_labeled != given.batch_labeled) {
       text += format("; optim.lr stays %g, it was set for batch_labeled=%lld", optim.lr,

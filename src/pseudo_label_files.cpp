@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <charconv>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -215,7 +216,8 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   const Stopwatch watch;
   OrderedReader reader(*data, Split::kUnlabeled, config.data.workers, /*first=*/done);
   for (int64_t index = 0; index < count; ++index) {
-    if (stop_signal() != 0) return false;
+    // A time limit leaves room for one image, so that a chain of short jobs gets ahead.
+    if (const int signal = stop_signal(); signal != 0 && (signal != SIGALRM || index > done)) return false;
     if (job.progress) job.progress(index, count);
     const std::string id = data->id(Split::kUnlabeled, index), name = names.of(id, index) + ".png";
     const std::string label = root + "/labels/" + name;
@@ -277,6 +279,9 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
                   static_cast<long long>(count - done), seconds, static_cast<double>(count - done) / std::max(seconds, 1e-9),
                   100 * accepted_sum / static_cast<double>(count), job.threshold) +
            root);
+  constexpr double kNearlyNone = 0.005;
+  if (accepted_sum < kNearlyNone * static_cast<double>(count))
+    log_warning("almost no pixel has a label: a training with these files learns nothing of them; set a lower --threshold");
   if (with_truth > 0)
     log_info(str("pseudo-labels of ", with_truth, " images against the true labels:\n") +
              score_table(truth.scores(), data->classes().names));

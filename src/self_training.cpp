@@ -256,7 +256,7 @@ class SelfTraining {
     static const char* const kWhat[] = {"learning from the labelled images",
                                         "learning from the more reliable pseudo-labels too", "learning from all pseudo-labels"};
     log_info(str("stage ", stage, " of ", kStages, ": ", kWhat[stage - 1]));
-    const Config config = stage_config(stage);
+    Config config = stage_config(stage);
     const int64_t wanted = config_.checkpoint.every_steps, given = config.checkpoint.every_steps;
     if (wanted > 0 && wanted < given)
       log_warning(str("numbered checkpoints of this stage come after each third of it, ", given, " steps, not every ", wanted,
@@ -265,6 +265,8 @@ class SelfTraining {
     std::optional<Checkpoint> from;
     if (has_checkpoint(dir)) {
       from = checkpoint_to_go_on_from(dir);
+      // Made longer on its own: train --resume RUN/stage3 --extend N.
+      if (stage == kStages) config.optim.epochs = from->config.optim.epochs, config.optim.steps = from->config.optim.steps;
       for (const std::string& key : differing_keys(from->config, config))
         if (!may_change_on_resume(key))
           throw Error(ErrorKind::kConfig,

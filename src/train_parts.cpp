@@ -74,7 +74,7 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
   state->data_fingerprint = fingerprint(data);
   const Stopwatch watch;
   ClassCounts counts, val_counts;
-  const int64_t unlabeled = config.semi.method == "supervised" ? 0 : data.size(Split::kUnlabeled);
+  const int64_t unlabeled = reads_unlabeled(config.semi.method) ? data.size(Split::kUnlabeled) : 0;
   first_then_others([&] {
     counts = count_classes(data, Split::kLabeled, config.data.workers);
     val_counts = count_classes(data, Split::kVal, config.data.workers);
@@ -97,7 +97,9 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
 
   int64_t total = 0;
   for (const int64_t pixels : counts.pixels) total += pixels;
-  if (total == 0) throw Error(ErrorKind::kData, "the labelled images hold no labelled pixel", "data.labeled");
+  if (total == 0)
+    throw Error(ErrorKind::kData, "the labelled images hold no labelled pixel", "data.labeled",
+                "`semiseg check CONFIG` shows which values its label files hold");
   for (const int64_t pixels : counts.pixels)
     state->label_share.push_back(static_cast<double>(pixels) / static_cast<double>(total));
   const double temperature = config.sampler.rare_class_temperature;
@@ -121,7 +123,18 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
   return counts;
 }
 
+void require_same_classes(const ClassSet& trained, const ClassSet& now, const std::string& path) {
+  for (int64_t c = 0; c < std::max(trained.size(), now.size()); ++c) {
+    const auto name = [c](const ClassSet& set) { return c < set.size() ? "\"" + set.names[c] + "\"" : "none"; };
+    if (name(trained) != name(now))
+      throw Error(ErrorKind::kConfig,
+                  str("class ", c, " is ", name(now), ", in the checkpoint it is ", name(trained), " (", path, ")"),
+                  "data.classes", "restore the classes it was trained with, in their order");
+  }
+}
+
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data) {
+  require_same_classes(checkpoint.classes, data.classes(), checkpoint.path);
   const std::string now = fingerprint(data);
   if (now != checkpoint.state.data_fingerprint)
     throw Error(ErrorKind::kData,
@@ -222,7 +235,7 @@ void require_equal_shares(const Config& config) {
                   str("batch sizes are those of all processes together: set a multiple of ", process_count()));
   };
   require_share(config.optim.batch_labeled, "optim.batch_labeled");
-  if (config.semi.method != "supervised") require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
+  if (reads_unlabeled(config.semi.method)) require_share(config.optim.batch_unlabeled, "optim.batch_unlabeled");
 }
 
 LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torch::Device device,

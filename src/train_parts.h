@@ -32,6 +32,8 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
 
 // Throws Error(kData) when the lists are not those that the checkpoint was trained on.
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data);
+// Throws Error(kConfig) where the classes' names or their order are not those a network was trained with; `path`: its file.
+void require_same_classes(const ClassSet& trained, const ClassSet& now, const std::string& path);
 
 // Says in the log when the device or the number of threads or processes is another one: results are then no longer bit-equal.
 void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);

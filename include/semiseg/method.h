@@ -90,5 +90,7 @@ struct MethodSettings {
 const MethodSettings& settings_of_method(const std::string& method);
 // Whether a method reads the setting, such as "semi.threshold".
 bool method_reads(const std::string& method, const std::string& key);
+// Whether it learns from unlabelled images, so that their loss has a weight.
+inline bool reads_unlabeled(const std::string& method) { return method_reads(method, "semi.weight"); }
 
 }  // namespace semiseg

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "commands/command.h"
 #include "output_files.h"
@@ -87,21 +88,48 @@ void require_same_classes(const std::vector<RunRecord>& runs) {
   }
 }
 
+// Labelled validation pixels of each class; empty where no epoch of the run says.
+std::vector<int64_t> validation_pixels(const RunRecord& run) {
+  for (const EpochRecord& record : run.history) {
+    if (!record.val || record.val->confusion.empty()) continue;
+    std::vector<int64_t> pixels;
+    for (const auto& row : record.val->confusion) pixels.push_back(std::accumulate(row.begin(), row.end(), int64_t{0}));
+    return pixels;
+  }
+  return {};
+}
+
+// Whether all were scored on the same validation labels, as far as can be told; else a warning says which were not.
+bool scored_alike(const std::vector<RunRecord>& runs) {
+  const RunRecord* first = nullptr;
+  std::vector<int64_t> of_first;
+  for (const RunRecord& run : runs) {
+    const auto pixels = validation_pixels(run);
+    if (pixels.empty()) continue;
+    if (!first) first = &run, of_first = pixels;
+    if (pixels == of_first) continue;
+    log_warning(str(run.dir, " was scored on other validation labels than ", first->dir,
+                    ": their scores cannot be compared, and no best one is marked"));
+    return false;
+  }
+  return true;
+}
+
 // --- the table ---
 
 // A row of cells for each run; the first row is the header.
 using Table = std::vector<std::vector<std::string>>;
 
-// Percent of each run, with a star at the largest; none where all are the same.
-std::vector<std::string> scores(const std::vector<MaybeFraction>& values) {
+// Percent of each run, with a star at the largest where `marks`; none where all are the same.
+std::vector<std::string> scores(const std::vector<MaybeFraction>& values, bool marks) {
   const auto [least, best] = std::minmax_element(values.begin(), values.end());
   std::vector<std::string> cells;
   for (const MaybeFraction& value : values)
-    cells.push_back(!value ? "- " : format("%.2f%s", 100 * *value, value == *best && *least != *best ? "*" : " "));
+    cells.push_back(!value ? "- " : format("%.2f%s", 100 * *value, marks && value == *best && *least != *best ? "*" : " "));
   return cells;
 }
 
-Table score_table(const std::vector<RunSummary>& summaries) {
+Table score_table(const std::vector<RunSummary>& summaries, bool marks) {
   Table table{{"run"}};
   for (const RunSummary& s : summaries) table.push_back({s.name});
   const auto add = [&](const char* name, const std::vector<std::string>& cells) {
@@ -116,7 +144,7 @@ Table score_table(const std::vector<RunSummary>& summaries) {
   const auto fractions = [&](const auto& value_of) {
     std::vector<MaybeFraction> values;
     for (const RunSummary& s : summaries) values.push_back(value_of(s));
-    return scores(values);
+    return scores(values, marks);
   };
   const auto at_best = [&](const auto& value_in) {
     return fractions([&](const RunSummary& s) { return s.best ? MaybeFraction(value_in(*s.best)) : std::nullopt; });
@@ -134,7 +162,7 @@ Table score_table(const std::vector<RunSummary>& summaries) {
 }
 
 // IoU of each class at the run's best mIoU, rare classes first.
-Table class_table(const std::vector<RunSummary>& summaries, const std::vector<std::string>& class_names) {
+Table class_table(const std::vector<RunSummary>& summaries, const std::vector<std::string>& class_names, bool marks) {
   Table table{{"IoU, rarest class first"}};
   std::vector<size_t> classes;
   for (const RunSummary& s : summaries) {
@@ -145,7 +173,7 @@ Table class_table(const std::vector<RunSummary>& summaries, const std::vector<st
     std::vector<MaybeFraction> values;
     for (const RunSummary& s : summaries) values.push_back(s.best && c < s.best->iou.size() ? s.best->iou[c] : std::nullopt);
     table.push_back({c < class_names.size() ? class_names[c] : str("class ", c)});
-    for (const std::string& cell : scores(values)) table.back().push_back(cell);
+    for (const std::string& cell : scores(values, marks)) table.back().push_back(cell);
   }
   return table;
 }
@@ -244,11 +272,12 @@ int run(const Arguments& arguments) {
   for (size_t r = 0; r < runs.size(); ++r) summaries[r].name = names[r];
   const Json differences = json_of_differences(runs);
 
-  print(score_table(summaries));
+  const bool alike = scored_alike(runs);
+  print(score_table(summaries, alike));
   std::printf(
       "\nPercent; accuracies and rare IoU (mean over the third of the classes with the fewest labelled pixels) at the best "
       "mIoU.\n\n");
-  if (const Table classes = class_table(summaries, class_names_of(runs)); classes.size() > 1) {
+  if (const Table classes = class_table(summaries, class_names_of(runs), alike); classes.size() > 1) {
     print(classes);
     std::printf("\n");
   }
@@ -279,7 +308,7 @@ const bool kRegistered = add_command({
   semiseg compare runs/first runs/second
   semiseg compare runs/* -o tuesday.html --json tuesday.json
 
-The best value of each column is marked with a star. The page is one file that needs no network.)",
+The best value of each column is marked with a star, where all runs were scored on the same validation labels. The page is one file that needs no network.)",
     .flags = {{"o", "FILE.html", "the page to write; compare.html when not given"},
               {"json", "FILE", "write the numbers as JSON, too"}},
     .min_positional = 1,

@@ -5,6 +5,7 @@
 #include "commands/config_file.h"
 #include "commands/network_file.h"
 #include "pseudo_label_files.h"
+#include "semiseg/log.h"
 #include "semiseg/method.h"
 #include "semiseg/train.h"
 
@@ -52,7 +53,9 @@ int run(const Arguments& arguments) {
   job.may_hold_others = true;
   job.earlier = arguments.has("checkpoints") ? files_of(arguments.get("checkpoints")) : earlier_checkpoints(job.checkpoint);
   config.semi.method = "supervised";  // labels that the unlabelled list may name are not read
-  return write_pseudo_labels(job, config, arguments.get("o")) ? 0 : exit_code_of(stop_signal());
+  if (write_pseudo_labels(job, config, arguments.get("o"))) return 0;
+  log_info(why_stopped(stop_signal()) + "; what is labelled is kept: the same command goes on from there");
+  return exit_code_of(stop_signal());
 }
 
 const bool kRegistered = add_command({

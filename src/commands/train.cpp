@@ -116,6 +116,24 @@ void require_same_in_all_processes(const Config& config, int64_t step, int64_t e
                 "start all of them with the same config file and words");
 }
 
+// What a user has changed in the run folder's copy of the config, which is there to be read.
+void warn_of_edits(const std::string& dir, const Config& trained) {
+  const std::string path = dir + "/config.yaml";
+  std::string edited;
+  try {
+    const Config written = parse_config(read_file(path), path, {});
+    for (const std::string& key : differing_keys(trained, written))
+      if (!may_change_on_resume(key) && key != "optim.epochs" && key != "optim.steps")  // --extend writes these
+        edited +=
+            (edited.empty() ? "" : ", ") + key + ": " + value_text(written, key) + " instead of " + value_text(trained, key);
+  } catch (const Error&) {
+    return;  // it is written anew
+  }
+  if (!edited.empty())
+    log_warning(path + " was changed (" + edited +
+                "), but a resumed run goes on with the settings of its checkpoint; start a new run for others");
+}
+
 int run(const Arguments& arguments) {
   const bool resume = arguments.has("resume");
   if (resume != arguments.positional.empty())
@@ -147,6 +165,7 @@ int run(const Arguments& arguments) {
     } else {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
+      if (is_writer()) warn_of_edits(folder->dir(), from->config);
     }
     if (!config.run.dir.empty()) config.run.dir = absolute_path(folder->dir());  // it may have been moved
     require_one_process(config, arguments);

@@ -24,8 +24,8 @@ Unread unread(const Config& config, const std::string& key) {
     return {{"model.decoder"}, "model.decoder: " + config.model.decoder};
   if (key == "semi.class_weights" && config.loss.class_weights == "none")
     return {{"loss.class_weights"}, "loss.class_weights: none"};
-  if ((key == "optim.batch_unlabeled" || key == "data.unlabeled_truth") && config.semi.method == "supervised")
-    return {{"semi.method"}, "semi.method: supervised"};
+  if ((key == "optim.batch_unlabeled" || key == "data.unlabeled_truth") && !reads_unlabeled(config.semi.method))
+    return {{"semi.method"}, "semi.method: " + config.semi.method};
   if (key == "data.unlabeled_truth" && config.semi.method == "retrain") return {{"semi.method"}, "semi.method: retrain"};
   if (key == "checkpoint.keep" && config.checkpoint.every_steps == 0)
     return {{"checkpoint.every_steps"}, "checkpoint.every_steps: 0"};
@@ -110,7 +110,7 @@ void check_data(const Config& config) {
     contradict(config, "semi.method",
                "semi.method: retrain learns from label files of the unlabelled images, and data.unlabeled is not set",
                "name a list of images and labels, such as `semiseg pseudo-label` writes");
-  if (data.format == "synthetic" || config.semi.method == "supervised" || !data.unlabeled.empty()) return;
+  if (data.format == "synthetic" || !reads_unlabeled(config.semi.method) || !data.unlabeled.empty()) return;
   const std::string who = "semi.method: " + config.semi.method;
   if (!fraction && data.format != "list" && !data.labeled.empty())
     contradict(config, "data.labeled",
@@ -133,6 +133,13 @@ void check_run(const Config& config) {
     contradict(config, "optim.warmup_steps",
                str("optim.warmup_steps (", config.optim.warmup_steps, ") is not below optim.steps (", *config.optim.steps, ")"),
                "shorten the warm-up or train longer");
+  const auto& length = config.optim.epochs ? config.optim.epochs : config.optim.steps;
+  if (reads_unlabeled(config.semi.method) && length && config.semi.burn_in_epochs >= *length)
+    contradict(config, "semi.burn_in_epochs",
+               str("semi.burn_in_epochs (", config.semi.burn_in_epochs, ") lasts to the end of the training (",
+                   config.optim.epochs ? "optim.epochs " : "optim.steps ", *length,
+                   "), so that nothing is learned from unlabelled images"),
+               "shorten the burn-in or train longer");
   if (config.semi.method == "self_training" && config.semi.threshold.kind != "fixed")
     contradict(config, "semi.threshold",
                "semi.method: self_training takes a number as semi.threshold, not " + value_text(config, "semi.threshold"),

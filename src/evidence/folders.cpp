@@ -106,7 +106,8 @@ std::vector<std::pair<LabelFile, LabelFile>> pair_files(const std::vector<LabelF
 
 }  // namespace
 
-Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes_name) {
+Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes_name,
+                      bool predicts_label_ids) {
   const auto labels = label_files(label_dir, "--labels"), predictions = label_files(prediction_dir, "--predictions");
   std::vector<std::string> unpaired;
   const auto pairs = pair_files(labels, predictions, &unpaired);
@@ -119,7 +120,9 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
     classes = load_classes(classes_name, kIgnore);
     colours = load_colours(classes_name);
   }
-  const auto read = [&](const LabelFile& file) {
+  if (predicts_label_ids && (!classes || classes->label_ids.empty()))
+    throw Error(ErrorKind::kConfig, "these classes have no Cityscapes label ids", "--ids label", "give --classes cityscapes");
+  const auto read = [&](const LabelFile& file, bool has_label_ids) {
     Tensor values_HW;
     if (is_colour_label(file.path)) {
       const Tensor image_HWC = read_image(file.path);
@@ -139,12 +142,13 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
       values_HW = read_label_values(file.path);
     }
     if (!classes) return values_HW;
-    const bool label_ids = file.stem.ends_with("_labelIds") && !classes->label_ids.empty();
+    const bool label_ids = (has_label_ids || file.stem.ends_with("_labelIds")) && !classes->label_ids.empty();
     if (!label_ids && !classes->label_ids.empty()) {
       const auto most = values_HW.masked_fill(values_HW == kIgnore, 0).max().item<int64_t>();
       if (most >= classes->size() && most < kCityscapesLabelIds)
-        throw Error(ErrorKind::kData, str("label value ", most, " is no train id"), file.path,
-                    "Cityscapes' label ids are read from files whose names end in _labelIds");
+        throw Error(
+            ErrorKind::kData, str("label value ", most, " is no train id"), file.path,
+            "Cityscapes' label ids are read from files whose names end in _labelIds, and as predictions with --ids label");
     }
     return map_label(values_HW, label_ids ? cityscapes_label_ids_to_classes() : classes->value_to_class, file.path);
   };
@@ -152,7 +156,7 @@ Evidence read_folders(const std::string& label_dir, const std::string& predictio
   Evidence evidence;
   ConfusionMatrix matrix(256, torch::kCPU);
   for (const auto& [label, prediction] : pairs) {
-    const Tensor label_HW = read(label), prediction_HW = read(prediction);
+    const Tensor label_HW = read(label, false), prediction_HW = read(prediction, predicts_label_ids);
     if (label_HW.sizes() != prediction_HW.sizes())
       throw Error(ErrorKind::kData,
                   str("is ", prediction_HW.size(0), " x ", prediction_HW.size(1), " (H x W), its label ", label_HW.size(0),

@@ -238,7 +238,8 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
   bool none = true, all = true;
   std::vector<std::string> values;
   for (size_t i = history.size() - kStuckEpochs; i < history.size(); ++i) {
-    if (!is_teaching(history[i], context) || !selects(history[i], context)) return std::nullopt;
+    if (!is_teaching(history[i], context)) return std::nullopt;
+    all = all && selects(history[i], context);
     none = none && history[i].pseudo->accepted < kNearlyNone;
     all = all && history[i].pseudo->accepted > kNearlyAll;
     values.push_back(percent(history[i].pseudo->accepted));
@@ -248,7 +249,9 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
   const bool fixed = !context.config || context.config->semi.threshold.kind == "fixed";
   const double value = context.config ? context.config->semi.threshold.value : 0.95;
   std::string text = str("of the pseudo-labels ", list_of(values), " were accepted in the last ", kStuckEpochs, " epochs: ");
-  if (none)
+  if (none && !may_set(context, "semi.threshold"))
+    text += "the unlabelled images teach nothing; write their labels with a lower --threshold";
+  else if (none)
     text += str("the unlabelled images teach nothing; set semi.threshold=",
                 fixed ? number(std::round(value * 80) / 100) + now + " or semi.threshold=" + class_adaptive(history, context)
                       : "'{kind: quantile, share: 0.5}'" + now,

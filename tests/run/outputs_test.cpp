@@ -255,5 +255,48 @@ TEST_F(Outputs, AlarmsAndTheTruthOfPseudoLabelsReachTheLogMetricsAndReport) {
   EXPECT_TRUE(pseudo["recall"][2].is_null());
 }
 
+// The class file is the user's, and may have changed since the training.
+TEST_F(Outputs, OtherClassesThanThoseOfTheCheckpointAreRefused) {
+  train();
+  for (const char* classes :
+       {"classes: [{name: Gebäude, id: 1}, {name: road, id: 0}]\n", "classes: [{name: street}, {name: Gebäude}]\n",
+        "classes: [{name: road}, {name: Gebäude}, {name: tram}]\n"}) {
+    write_file(dir_ + "/classes.yaml", classes);
+    for (const std::string words : {"eval runs/r1", "train --resume runs/r1 --extend 1"}) {
+      const Outcome outcome = semiseg(words);
+      EXPECT_EQ(outcome.code, 2) << words << "\n" << outcome.output;
+      EXPECT_NE(outcome.output.find("data.classes"), std::string::npos) << words << "\n" << outcome.output;
+    }
+    const bool only_renamed = std::string(classes).find("street") != std::string::npos;
+    EXPECT_EQ(semiseg("eval runs/r1/checkpoints/last.safetensors tiny.yaml").code, only_renamed ? 0 : 2) << classes;
+  }
+}
+
+TEST_F(Outputs, AnEditedConfigOfARunIsNotTakenInSilence) {
+  train();
+  const std::string path = dir_ + "/runs/r1/config.yaml", written = read_file(path);
+  EXPECT_EQ(semiseg("train --resume runs/r1").output.find("was changed"), std::string::npos);
+  std::string edited = written;
+  edited.replace(edited.find("lr: 0.01"), 8, "lr: 0.05");
+  write_file(path, edited);
+  const Outcome resumed = semiseg("train --resume runs/r1 --extend 1");
+  EXPECT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find("config.yaml was changed (optim.lr: 0.05 instead of 0.01)"), std::string::npos)
+      << resumed.output;
+}
+
+TEST_F(Outputs, RunsOnOtherValidationLabelsAreNotRanked) {
+  train();
+  ASSERT_EQ(semiseg("train tiny.yaml run.name=r2 optim.lr=0.1").code, 0);
+  ASSERT_EQ(semiseg("train tiny.yaml run.name=other data.val=train.txt").code, 0);
+  const Outcome same = semiseg("compare runs/r1 runs/r2"), other = semiseg("compare runs/r1 runs/r2 runs/other");
+  EXPECT_EQ(same.output.find("cannot be compared"), std::string::npos) << same.output;
+  EXPECT_NE(same.output.find("*"), std::string::npos) << same.output;
+  EXPECT_EQ(other.code, 0);
+  EXPECT_NE(other.output.find("runs/other was scored on other validation labels than runs/r1"), std::string::npos)
+      << other.output;
+  EXPECT_EQ(other.output.find("*"), std::string::npos) << other.output;
+}
+
 }  // namespace
 }  // namespace semiseg

@@ -139,6 +139,12 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   // Done, and still done when resumed; other settings are refused.
   EXPECT_EQ(semiseg("train --resume cut").code, 0);
   EXPECT_EQ(metrics("cut").size(), epochs.size());
+  // The last stage made longer on its own: the run takes it over.
+  ASSERT_EQ(semiseg("train --resume cut/stage3 --extend 1").code, 0);
+  const Outcome longer = semiseg("train --resume cut");
+  EXPECT_EQ(longer.code, 0) << longer.output;
+  EXPECT_EQ(metrics("cut").size(), epochs.size() + 1);
+  expect_equal(tensors("cut/stage3/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
   const Outcome other = semiseg("train --resume cut optim.lr=0.5");
   EXPECT_EQ(other.code, 2);
   EXPECT_NE(other.output.find("optim.lr"), std::string::npos) << other.output;

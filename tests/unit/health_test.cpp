@@ -405,9 +405,10 @@ TEST(AcceptanceStuck, ThreeEpochsInARowAndOnlyWithAThreshold) {
     double threshold, accepted;
     bool fires;
   };
-  for (const Case& c : {Case{"fixmatch", .95, .004, true}, Case{"fixmatch", .95, .006, false},
-                        Case{"fixmatch", .95, .996, true}, Case{"fixmatch", .95, .99, false}, Case{"fixmatch", 0, 1, false},
-                        Case{"mean_teacher", .95, 1, false}, Case{"retrain", .95, 1, false}}) {
+  for (const Case& c :
+       {Case{"fixmatch", .95, .004, true}, Case{"fixmatch", .95, .006, false}, Case{"fixmatch", .95, .996, true},
+        Case{"fixmatch", .95, .99, false}, Case{"fixmatch", 0, 1, false}, Case{"mean_teacher", .95, 1, false},
+        Case{"retrain", .95, 1, false}, Case{"retrain", .95, .001, true}}) {
     const Config config = semi_config(c.method, c.threshold);
     const HealthContext context{{"road", "pole"}, {.9, .1}, &config};
     EXPECT_EQ(has(kinds(run(c.accepted), context), "acceptance_stuck"), c.fires)
@@ -418,9 +419,9 @@ TEST(AcceptanceStuck, ThreeEpochsInARowAndOnlyWithAThreshold) {
   }
   EXPECT_TRUE(has(kinds(run(.999)), "acceptance_stuck"));  // settings not known
   EXPECT_FALSE(has(kinds(run(1)), "acceptance_stuck"));    // no threshold
-  const Config config = semi_config("fixmatch", .95);
-  const std::string message = find_alarms(run(0), {{}, {}, &config}).at(0).message;
-  EXPECT_HAS(message, "semi.threshold=0.76 (now 0.95)");
+  const Config config = semi_config("fixmatch", .95), of_files = semi_config("retrain", .95);
+  EXPECT_HAS(find_alarms(run(0), {{}, {}, &config}).at(0).message, "semi.threshold=0.76 (now 0.95)");
+  EXPECT_HAS(find_alarms(run(0), {{}, {}, &of_files}).at(0).message, "write their labels with a lower --threshold");
 }
 
 TEST(NoLabelledPixel, InTheFirstEpochOnly) {
