@@ -179,6 +179,7 @@ class DataCheck {
     if (!report_.stopped) {
       find_copies();
       find_class_gaps();
+      find_other_palettes();
       find_odd_images();
       find_odd_sizes();
     }
@@ -404,6 +405,32 @@ class DataCheck {
           "the "
           "class file, and set data.ignore_index=254",
           {});
+  }
+
+  // Palettes are read as their indices. Where the class file gives colours, a palette that says otherwise is likely meant.
+  void find_other_palettes() {
+    constexpr size_t kMostFiles = 3;  // a data set has one palette
+    size_t looked_at = 0;
+    for (const Split split : {Split::kLabeled, Split::kVal})
+      for (const Reading& reading : of(split)) {
+        if (lists_.colours.empty() || !reading.label_facts || reading.label_facts->colours || looked_at >= kMostFiles) continue;
+        std::ifstream stream(reading.label, std::ios::binary);
+        if (!read_image_header(stream).palette) continue;
+        ++looked_at;
+        const Tensor image_HWC = read_image(reading.label).contiguous();
+        for (const ValueCount& value : reading.label_facts->values) {
+          const uint8_t* pixel = image_HWC.const_data_ptr<uint8_t>() + 3 * value.first;
+          const auto found = lists_.colours.find(static_cast<uint32_t>(pixel[0] << 16 | pixel[1] << 8 | pixel[2]));
+          const int64_t index = class_of(reading, value.value), colour = found == lists_.colours.end() ? -1 : found->second;
+          if (index < 0 || colour < 0 || index == colour || index == kIgnore || colour == kIgnore) continue;
+          const auto& names = report_.classes.names;
+          return add(Severity::kWarning, "palette of other classes",
+                     str("label value ", value.value, " is read as ", names[static_cast<size_t>(index)],
+                         ", but its palette gives it the colour of ", names[static_cast<size_t>(colour)], ": ", reading.label,
+                         "; give each class the value it has in the files as id in the class file"),
+                     {reading.label});
+        }
+      }
   }
 
   void find_odd_images() {

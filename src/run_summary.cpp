@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <numeric>
 
 #include "host.h"
 #include "semiseg/files.h"
@@ -17,6 +18,21 @@ EpochScores scores_in(const EpochRecord& record) {
 }
 
 }  // namespace
+
+std::optional<std::pair<size_t, size_t>> scored_otherwise(const std::vector<RunRecord>& runs) {
+  std::optional<size_t> first;
+  std::vector<int64_t> of_first;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const auto scored = std::find_if(runs[r].history.begin(), runs[r].history.end(),
+                                     [](const EpochRecord& record) { return record.val && !record.val->confusion.empty(); });
+    if (scored == runs[r].history.end()) continue;
+    std::vector<int64_t> labelled;  // pixels of each class
+    for (const auto& row : scored->val->confusion) labelled.push_back(std::accumulate(row.begin(), row.end(), int64_t{0}));
+    if (!first) first = r, of_first = labelled;
+    if (labelled != of_first) return std::pair(*first, r);
+  }
+  return std::nullopt;
+}
 
 MaybeFraction rare_iou(const Scores& scores) {
   auto labelled = classes_by_rarity(scores);

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "run_record.h"
@@ -36,6 +37,10 @@ std::vector<std::string> distinct_names(const std::vector<RunRecord>& runs);
 
 // Indices of runs whose settings differ in the seed, and in what does not change results, alone: two or more in each group.
 std::vector<std::vector<size_t>> repetitions(const std::vector<RunRecord>& runs);
+
+// Two of the runs whose validation labels differ in a class's number of pixels, so that their scores cannot be compared;
+// nothing where all are alike, as far as can be told.
+std::optional<std::pair<size_t, size_t>> scored_otherwise(const std::vector<RunRecord>& runs);
 
 // Mean IoU of the rarest third, rounded up, of the classes with labelled pixels; nothing where there are no values of classes.
 MaybeFraction rare_iou(const Scores& scores);

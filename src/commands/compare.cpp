@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "commands/command.h"
 #include "output_files.h"
@@ -86,33 +85,6 @@ void require_same_classes(const std::vector<RunRecord>& runs) {
       throw Error(ErrorKind::kData, str("has the classes ", names, ", but ", runs[0].dir, " has ", first_names), run.dir,
                   "compare runs on the same classes");
   }
-}
-
-// Labelled validation pixels of each class; empty where no epoch of the run says.
-std::vector<int64_t> validation_pixels(const RunRecord& run) {
-  for (const EpochRecord& record : run.history) {
-    if (!record.val || record.val->confusion.empty()) continue;
-    std::vector<int64_t> pixels;
-    for (const auto& row : record.val->confusion) pixels.push_back(std::accumulate(row.begin(), row.end(), int64_t{0}));
-    return pixels;
-  }
-  return {};
-}
-
-// Whether all were scored on the same validation labels, as far as can be told; else a warning says which were not.
-bool scored_alike(const std::vector<RunRecord>& runs) {
-  const RunRecord* first = nullptr;
-  std::vector<int64_t> of_first;
-  for (const RunRecord& run : runs) {
-    const auto pixels = validation_pixels(run);
-    if (pixels.empty()) continue;
-    if (!first) first = &run, of_first = pixels;
-    if (pixels == of_first) continue;
-    log_warning(str(run.dir, " was scored on other validation labels than ", first->dir,
-                    ": their scores cannot be compared, and no best one is marked"));
-    return false;
-  }
-  return true;
 }
 
 // --- the table ---
@@ -272,7 +244,11 @@ int run(const Arguments& arguments) {
   for (size_t r = 0; r < runs.size(); ++r) summaries[r].name = names[r];
   const Json differences = json_of_differences(runs);
 
-  const bool alike = scored_alike(runs);
+  const auto otherwise = scored_otherwise(runs);
+  if (otherwise)
+    log_warning(str(runs[otherwise->second].dir, " was scored on other validation labels than ", runs[otherwise->first].dir,
+                    ": their scores cannot be compared, and no best one is marked"));
+  const bool alike = !otherwise;
   print(score_table(summaries, alike));
   std::printf(
       "\nPercent; accuracies and rare IoU (mean over the third of the classes with the fewest labelled pixels) at the best "

@@ -3,10 +3,13 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <png.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <opencv2/imgcodecs.hpp>
+#include <tuple>
 
 #include "image_header.h"
 #include "semiseg/error.h"
@@ -95,6 +98,39 @@ TEST_F(DataCheckTest, CountsPixelsAndImagesOfEachClass) {
   EXPECT_EQ(train.stored, (std::map<std::string, int64_t>{{"PNG RGB 8-bit", 2}}));
   EXPECT_EQ(report.files, 7);
   EXPECT_EQ(told(report), "warning [class without validation] no val pixel of road: not in the mIoU\n");
+}
+
+// A palette PNG of one row of 16 pixels in two halves, values 0 and 1 in the given colours.
+void write_palette_png(const std::string& path, png_color of_0, png_color of_1) {
+  FILE* file = std::fopen(path.c_str(), "wb");
+  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop info = png_create_info_struct(png);
+  png_init_io(png, file);
+  png_set_IHDR(png, info, 16, 8, 8, PNG_COLOR_TYPE_PALETTE, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  png_color palette[] = {of_0, of_1};
+  png_set_PLTE(png, info, palette, 2);
+  png_write_info(png, info);
+  std::vector<png_byte> row(16, 0);
+  std::fill(row.begin() + 8, row.end(), png_byte{1});
+  for (int y = 0; y < 8; ++y) png_write_row(png, row.data());
+  png_write_end(png, nullptr);
+  png_destroy_write_struct(&png, &info);
+  std::fclose(file);
+}
+
+TEST_F(DataCheckTest, APaletteThatNamesOtherClassesThanItsIndicesIsSeen) {
+  write_file(dir_ + "/classes.yaml", "classes: [{name: road, colour: [128, 64, 128]}, {name: car, colour: [0, 0, 142]}]\n");
+  const png_color road{128, 64, 128}, car{0, 0, 142}, none{1, 2, 3};
+  for (const auto& [of_0, of_1, finds] : {std::tuple(road, car, false), std::tuple(car, road, true),
+                                          std::tuple(none, road, true), std::tuple(none, none, false)}) {
+    write_palette_png(dir_ + "/labels/a.png", of_0, of_1);
+    const std::string text = told(check());
+    EXPECT_EQ(text.find("warning [palette of other classes] label value") != std::string::npos, finds) << text;
+  }
+  write_palette_png(dir_ + "/labels/a.png", car, road);
+  EXPECT_NE(told(check()).find("label value 0 is read as road, but its palette gives it the colour of car: "),
+            std::string::npos);
 }
 
 TEST_F(DataCheckTest, DataThatIsInOrderHasNoFindings) {

@@ -234,5 +234,18 @@ TEST(ComparePage, HoldsEveryRunAndTheSettingsThatDiffer) {
   EXPECT_EQ(data["differences"][0], (nlohmann::json{{"key", "optim.lr"}, {"values", {"0.01", "0.5"}}}));
 }
 
+TEST(ComparePage, MarksNoBestAmongRunsOnOtherLabels) {
+  const auto run = [](std::vector<std::vector<int64_t>> confusion) {
+    RunRecord record = run_of({scored(1, {.5, .5}, {.5, .5})}, {"road", "sky"});
+    record.history[0].val->confusion = std::move(confusion);
+    return record;
+  };
+  const RunRecord first = run({{8, 2}, {1, 9}}), alike = run({{5, 5}, {0, 10}}), other = run({{8, 2}, {1, 10}}),
+                  unknown = run({});
+  EXPECT_EQ(data_of(compare_page({first, alike, unknown}))["comparable"], true);
+  EXPECT_EQ(data_of(compare_page({unknown, first, alike, other}))["comparable"], false);
+  EXPECT_EQ(scored_otherwise({unknown, first, alike, other}), std::pair(size_t{1}, size_t{3}));
+}
+
 }  // namespace
 }  // namespace semiseg

@@ -1,5 +1,5 @@
 // The page of several runs, from the JSON that compare_page() makes.
-const { runs, differences, repetitions, written_at: writtenAt } = JSON.parse(document.getElementById("data").textContent);
+const { runs, differences, repetitions, comparable, written_at: writtenAt } = JSON.parse(document.getElementById("data").textContent);
 const names = runs[0].classes.map(({ name }) => name);
 const look = runs.map((_, r) => ({ colour: SERIES[r % SERIES.length], dash: DASHES[Math.floor(r / SERIES.length) % DASHES.length] }));
 const runName = (r) => html("span", {}, lineSample(look[r].colour, look[r].dash), ` ${runs[r].name}`);
@@ -12,7 +12,7 @@ function largest(values) {
 function summary() {
   const score = (name, of) => {
     const top = largest(runs.map(of));
-    return { name, cell: (r) => ({ value: of(runs[r]) ?? null, text: percent(of(runs[r])), best: runs.length > 1 && r === top }) };
+    return { name, cell: (r) => ({ value: of(runs[r]) ?? null, text: percent(of(runs[r])), best: comparable && runs.length > 1 && r === top }) };
   };
   const columns = [
     { name: "run", text: true, cell: (r) => ({ value: runs[r].name, node: runName(r) }) },
@@ -34,6 +34,7 @@ function summary() {
     "scores",
     "Scores",
     html("p", { class: "muted" }, "In percent, at each run's best mIoU where nothing else is said. Rare classes: the third of the classes with the fewest labelled pixels."),
+    comparable ? null : html("p", {}, "The runs were scored on different validation labels: their scores cannot be compared, and no best one is marked."),
     sortedTable(columns, runs.map((_, r) => r)),
   );
 }
@@ -97,7 +98,7 @@ function classes() {
         value: ious[r][c] ?? null,
         text: percent(ious[r][c]),
         bar: ious[r][c],
-        best: runs.length > 1 && largest(ious.map((iou) => iou[c])) === r,
+        best: comparable && runs.length > 1 && largest(ious.map((iou) => iou[c])) === r,
       }),
     })),
   ];

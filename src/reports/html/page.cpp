@@ -117,6 +117,7 @@ std::string compare_page(const std::vector<RunRecord>& runs) {
   Json data = {{"runs", Json::array()},
                {"differences", json_of_differences(runs)},
                {"repetitions", repetitions(runs)},
+               {"comparable", !scored_otherwise(runs)},
                {"written_at", time_now()}};
   std::string lines = "<h1>Comparison</h1>\n<p>The curves of this page need JavaScript.</p>\n";
   const std::vector<std::string> names = distinct_names(runs);
