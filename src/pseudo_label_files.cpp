@@ -129,15 +129,15 @@ void require_own_folder(const std::string& root, const Config& config) {
 }
 
 // The network of a checkpoint, without what the class weights and the logit adjustment of its own training add to classes.
-std::shared_ptr<Segmenter> load_without_class_bias(const std::string& path, const Config& config, torch::Device device) {
+LoadedModel load_without_class_bias(const std::string& path, const Config& config, torch::Device device) {
   if (!is_checkpoint(path))
     throw Error(ErrorKind::kConfig, path + ": a weights file does not say by which class weights its network was trained",
                 "semi.undo_class_bias: true", "give a checkpoint of semiseg, or set it to false");
   const Checkpoint trained = read_checkpoint(path);
-  const auto network = load_model(trained, &config, device).network;
+  LoadedModel model = load_model(trained, &config, device);
   const SupervisedLoss loss(trained.config.loss, trained.state.class_weights, trained.state.label_share, device);
-  if (const auto bias_K = loss.class_bias_K(); bias_K.defined()) network->take_from_logits(bias_K);
-  return network;
+  if (const auto bias_K = loss.class_bias_K(); bias_K.defined()) model.network->take_from_logits(bias_K);
+  return model;
 }
 
 }  // namespace
@@ -176,12 +176,13 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   if (job.may_hold_others) require_own_folder(root, config);
 
   const auto load = [&](const std::string& path) {
-    const auto network =
-        job.undo_class_bias ? load_without_class_bias(path, config, device) : load_model(path, &config, device).network;
-    if (network->num_classes() != K)
-      throw Error(ErrorKind::kConfig, str("the checkpoint has ", network->num_classes(), " classes, the data set ", K), path,
-                  "give the config it was trained with, or set data.classes");
-    return network;
+    const LoadedModel model =
+        job.undo_class_bias ? load_without_class_bias(path, config, device) : load_model(path, &config, device);
+    if (model.network->num_classes() != K)
+      throw Error(ErrorKind::kConfig, str("the checkpoint has ", model.network->num_classes(), " classes, the data set ", K),
+                  path, "give the config it was trained with, or set data.classes");
+    require_same_order(model.classes, data->classes(), path);
+    return model.network;
   };
   const auto labeler = load(job.checkpoint);
   std::vector<std::shared_ptr<Segmenter>> earlier;
@@ -281,7 +282,9 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
            root);
   constexpr double kNearlyNone = 0.005;
   if (accepted_sum < kNearlyNone * static_cast<double>(count))
-    log_warning("almost no pixel has a label: a training with these files learns nothing of them; set a lower --threshold");
+    log_warning(
+        "almost no pixel has a label: a training with these files learns nothing of them; set a lower --threshold "
+        "(semi.threshold of self_training)");
   if (with_truth > 0)
     log_info(str("pseudo-labels of ", with_truth, " images against the true labels:\n") +
              score_table(truth.scores(), data->classes().names));

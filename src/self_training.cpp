@@ -173,7 +173,8 @@ class SelfTraining {
     if (unlabeled < 2)
       throw Error(ErrorKind::kData, str("self-training needs at least 2 unlabelled images, there are ", unlabeled),
                   "data.unlabeled");
-    lengths_ = {length(labeled, 0), length(labeled, (unlabeled + 1) / 2), length(labeled, unlabeled)};
+    const OptimConfig& optim = config_.optim;
+    lengths_ = {length(optim, labeled, 0), length(optim, labeled, (unlabeled + 1) / 2), length(optim, labeled, unlabeled)};
   }
 
   TrainResult run() {
@@ -216,8 +217,7 @@ class SelfTraining {
     return in_run(stage_name(stage) + "/checkpoints/" + name + ".safetensors");
   }
 
-  StageLength length(int64_t labeled, int64_t unlabeled) const {
-    const OptimConfig& optim = config_.optim;
+  static StageLength length(const OptimConfig& optim, int64_t labeled, int64_t unlabeled) {
     // 0 without labelled images, which the first stage will tell.
     const int64_t per_epoch = std::max<int64_t>(1, count_steps_per_epoch(optim, labeled, unlabeled));
     const int64_t steps = optim.steps ? *optim.steps : *optim.epochs * per_epoch;
@@ -265,8 +265,7 @@ class SelfTraining {
     std::optional<Checkpoint> from;
     if (has_checkpoint(dir)) {
       from = checkpoint_to_go_on_from(dir);
-      // Made longer on its own: train --resume RUN/stage3 --extend N.
-      if (stage == kStages) config.optim.epochs = from->config.optim.epochs, config.optim.steps = from->config.optim.steps;
+      if (stage == kStages) take_over_length(from->config.optim, &config.optim);
       for (const std::string& key : differing_keys(from->config, config))
         if (!may_change_on_resume(key))
           throw Error(ErrorKind::kConfig,
@@ -311,6 +310,13 @@ class SelfTraining {
     past_.count_through(&info, lengths_from(stage + 1));
     report_.begin(info);
     report_.epochs(past_.history, /*resumed=*/true);
+  }
+
+  // A last stage that was made longer on its own: train --resume RUN/stage3 --extend N.
+  void take_over_length(const OptimConfig& reached, OptimConfig* optim) {
+    if (reached.epochs.value_or(0) > optim->epochs.value_or(0)) optim->epochs = reached.epochs;
+    if (reached.steps.value_or(0) > optim->steps.value_or(0)) optim->steps = reached.steps;
+    lengths_.back() = length(*optim, data_->size(Split::kLabeled), data_->size(Split::kUnlabeled));
   }
 
   // Writes what the stage after this one learns from. False when a signal stopped it.

@@ -133,6 +133,15 @@ void require_same_classes(const ClassSet& trained, const ClassSet& now, const st
   }
 }
 
+void require_same_order(const ClassSet& trained, const ClassSet& now, const std::string& path) {
+  for (int64_t c = 0; c < trained.size(); ++c)
+    for (int64_t other = 0; other < now.size(); ++other)
+      if (c != other && trained.names[c] == now.names[other])
+        throw Error(ErrorKind::kConfig,
+                    str("\"", now.names[other], "\" is class ", other, ", in the checkpoint it is class ", c, " (", path, ")"),
+                    "data.classes", "give the classes in the order of those it was trained with");
+}
+
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data) {
   require_same_classes(checkpoint.classes, data.classes(), checkpoint.path);
   const std::string now = fingerprint(data);

@@ -38,14 +38,15 @@ struct HealthContext {
 //                       classes are called where they are not
 //   scores_fall         mIoU falls and pixel accuracy does not rise: means of three by a tenth and two points against the best
 //                       three before, more than noise, or two epochs in a row below six tenths of the best; the message tells
-//                       whether rare classes alone lose
-//   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on, and on twice as many, or
-//                       leaves the others half of theirs; in the first two evaluated epochs only if that was not so before
+//                       whether rare classes alone lose, or classes are called where they are not
+//   class_takes_over    a class is predicted on 20 % of all pixels more than it is labelled on (or half of the others' pixels,
+//                       where that is less, and a hundred are labelled), and on twice as many, or leaves the others half of
+//                       theirs; in the first two evaluated epochs only if that was not so before
 //   class_vanished      a class with a hundred labelled validation pixels or more is predicted on less than 1 % of as many; in
 //                       the first four evaluated epochs only if it was predicted before
 //   pseudo_vanished     the same of accepted pseudo-labels against the labelled pixels' share
-//   acceptance_stuck    more than 99.5 % or less than .5 % of the pseudo-labels are accepted, three epochs in a row, though a
-//                       threshold should select
+//   acceptance_stuck    less than .5 % of the pseudo-labels are accepted, or more than 99.5 % though a threshold should
+//                       select, three epochs in a row
 //   no_labelled_pixel   a class has no labelled pixel to learn from (first epoch only)
 // What is predicted, and as what it is pseudo-labelled, raises none in the first 50 updates, unless the scores before training
 // are those of a trained network: by random weights a class comes and goes.
@@ -56,8 +57,9 @@ std::vector<Alarm> find_alarms(const std::vector<EpochRecord>& history, const He
 bool is_news(const Alarm& alarm, const std::vector<EpochRecord>& history);
 
 // Agreement of pseudo-labels between evaluated epochs, on a few fixed unlabelled images (at most 16, evenly spread): whether a
-// pixel still gets the class it got, accepted or not; of predictions where the method makes no labels (cps, retrain). Fills `agreement` and
-// `agreement_by_class` from the labels in `previous`, which it then replaces. `previous` is empty before the first epoch.
+// pixel still gets the class it got, accepted or not; of predictions where the method makes no labels (retrain). Fills
+// `agreement` and `agreement_by_class` from the labels in `previous`, which it then replaces. `previous` is empty before the
+// first epoch.
 // Labels are class indices, uint8 [h, w] on the host, of every fourth pixel of the image (of the middle of a huge one, or of
 // one that is scored by windows), under the image's number in the list.
 void measure_agreement(Method& method, const Progress& progress, const Dataset& data, const EvalOptions& options,

@@ -284,7 +284,8 @@ const bool kRegistered = add_command({
   semiseg compare runs/first runs/second
   semiseg compare runs/* -o tuesday.html --json tuesday.json
 
-The best value of each column is marked with a star, where all runs were scored on the same validation labels. The page is one file that needs no network.)",
+The best value of each column is marked with a star, where all runs were scored on the same validation labels.
+The page is one file that needs no network.)",
     .flags = {{"o", "FILE.html", "the page to write; compare.html when not given"},
               {"json", "FILE", "write the numbers as JSON, too"}},
     .min_positional = 1,

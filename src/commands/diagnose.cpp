@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands/command.h"
+#include "commands/written_ids.h"
 #include "evidence/evidence.h"
 #include "output_files.h"
 #include "reports/run_view.h"
@@ -134,13 +135,10 @@ Evidence gather(const Arguments& arguments) {
     throw Error(ErrorKind::kConfig,
                 arguments.positional.empty() ? "there is nothing to diagnose" : "a run or a file goes without --labels", "",
                 "give a run folder, a CSV file, or --labels DIR --predictions DIR");
-  const std::string ids = arguments.has("ids") ? arguments.get("ids") : "train";
-  if (ids != "train" && ids != "label")
-    throw Error(ErrorKind::kConfig, "\"" + ids + "\" is not known", "--ids", "known: train, label");
+  const bool label_ids = wants_label_ids(arguments);
   if (arguments.has("ids") && !arguments.has("labels"))
     throw Error(ErrorKind::kConfig, "--ids is of the PNGs of --predictions, which is not given", "--ids");
-  if (arguments.has("labels"))
-    return read_folders(arguments.get("labels"), arguments.get("predictions"), classes, ids == "label");
+  if (arguments.has("labels")) return read_folders(arguments.get("labels"), arguments.get("predictions"), classes, label_ids);
   const std::string& path = arguments.positional[0];
   std::vector<std::string> names = classes.empty() ? std::vector<std::string>{} : load_classes(classes, kIgnore).names;
   if (fs::is_directory(path)) return evidence_of(read_run(path), names);
@@ -193,7 +191,8 @@ examples:
   semiseg diagnose --labels gtFine/val --predictions out --classes cityscapes --json diagnosis.json)",
     .flags = {{"labels", "DIR", "label PNGs: class ids, or the colours that the file of --classes gives"},
               {"predictions", "DIR", "prediction PNGs of the same images"},
-              {"ids", "train|label", "values of those PNGs: class indices, or Cityscapes' label ids"},
+              {"ids", "train|label",
+               "values of those PNGs: class indices, or Cityscapes' label ids (without it as their names end)"},
               {"classes", "PRESET|FILE",
                "names of the classes, and their values in label PNGs; names in a CSV are found by them"},
               {"json", "FILE", "write the findings as JSON"}},

@@ -1,7 +1,5 @@
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
 #include "commands/command.h"
 #include "commands/config_file.h"
 #include "commands/network_file.h"
@@ -26,12 +24,6 @@ std::vector<std::string> prediction_files(const Dataset& data, const std::string
   for (int64_t index = 0; index < data.size(Split::kVal); ++index)
     files.push_back(folder + "/" + names.of(data.id(Split::kVal, index), index) + ".png");
   return files;
-}
-
-bool is_reordered(std::vector<std::string> names, std::vector<std::string> others) {
-  const bool same = names == others;
-  std::sort(names.begin(), names.end()), std::sort(others.begin(), others.end());
-  return !same && names == others;
 }
 
 int run(const Arguments& arguments) {
@@ -61,9 +53,8 @@ int run(const Arguments& arguments) {
     throw Error(ErrorKind::kConfig,
                 str("the checkpoint has ", model.network->num_classes(), " classes, the data set ", data->classes().size()),
                 path, "give the config it was trained with, or set data.classes");
-  // Those of another config may be called otherwise, but they are not to be exchanged.
-  if (arguments.positional.size() == 1 || is_reordered(model.classes.names, data->classes().names))
-    require_same_classes(model.classes, data->classes(), path);
+  const auto require = arguments.positional.size() == 1 ? require_same_classes : require_same_order;
+  require(model.classes, data->classes(), path);
 
   std::function<void(int64_t, const Tensor&)> write;
   const auto ids = written_ids(arguments, data->classes().label_ids);

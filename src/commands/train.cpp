@@ -123,7 +123,7 @@ void warn_of_edits(const std::string& dir, const Config& trained) {
   try {
     const Config written = parse_config(read_file(path), path, {});
     for (const std::string& key : differing_keys(trained, written))
-      if (!may_change_on_resume(key) && key != "optim.epochs" && key != "optim.steps")  // --extend writes these
+      if (!may_change_on_resume(key) && key != "run.dir")  // it may have been moved
         edited +=
             (edited.empty() ? "" : ", ") + key + ": " + value_text(written, key) + " instead of " + value_text(trained, key);
   } catch (const Error&) {

@@ -133,13 +133,6 @@ void check_run(const Config& config) {
     contradict(config, "optim.warmup_steps",
                str("optim.warmup_steps (", config.optim.warmup_steps, ") is not below optim.steps (", *config.optim.steps, ")"),
                "shorten the warm-up or train longer");
-  const auto& length = config.optim.epochs ? config.optim.epochs : config.optim.steps;
-  if (reads_unlabeled(config.semi.method) && length && config.semi.burn_in_epochs >= *length)
-    contradict(config, "semi.burn_in_epochs",
-               str("semi.burn_in_epochs (", config.semi.burn_in_epochs, ") lasts to the end of the training (",
-                   config.optim.epochs ? "optim.epochs " : "optim.steps ", *length,
-                   "), so that nothing is learned from unlabelled images"),
-               "shorten the burn-in or train longer");
   if (config.semi.method == "self_training" && config.semi.threshold.kind != "fixed")
     contradict(config, "semi.threshold",
                "semi.method: self_training takes a number as semi.threshold, not " + value_text(config, "semi.threshold"),
@@ -160,6 +153,16 @@ void check_together(Config& config, int text_layer) {
   settle_length(config);
   check_data(config);
   check_run(config);
+}
+
+void check_burn_in(const Config& config) {
+  const auto& length = config.optim.epochs ? config.optim.epochs : config.optim.steps;
+  if (reads_unlabeled(config.semi.method) && length && config.semi.burn_in_epochs >= *length)
+    contradict(config, "semi.burn_in_epochs",
+               str("semi.burn_in_epochs (", config.semi.burn_in_epochs, ") lasts to the end of the training (",
+                   config.optim.epochs ? "optim.epochs " : "optim.steps ", *length,
+                   "), so that nothing is learned from unlabelled images"),
+               "shorten the burn-in or train longer");
 }
 
 }  // namespace semiseg

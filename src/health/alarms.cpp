@@ -63,7 +63,7 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
                           " of the pixels (labelled ", percent(share_or_zero(to.val->label_share, change.c)), ")"));
   if (!parts.empty()) text += "; predicted more: " + list_of(parts);
   return Alarm{"miou_falls",
-               text + advice(overcorrects ? settings_against_overcorrection(from, context)
+               text + advice(overcorrects ? settings_against_overcorrection(context)
                                           : settings_against_starving(history, losing, context)),
                names_of(context, losing)};
 }
@@ -88,7 +88,10 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
   }
   if (!falls) return std::nullopt;
   const bool learns = loss_falls(from, to), overcorrects = calls_too_much(from, to, epochs);
-  auto losing = notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses);
+  auto changes = iou_changes(from, to, epochs);
+  if (!overcorrects && rare_ones_alone_lose(from, to))
+    std::erase_if(changes, [&](const Change& change) { return !is_rare(*to.val, change.c); });
+  const auto losing = notable(changes, /*falling=*/true, kMostClasses);
   const std::string scores = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
                                  percent(to.val->miou), " (", time_of(to, context), "), pixel accuracy from ",
                                  percent(from.val->pixel_accuracy), " to ", percent(to.val->pixel_accuracy));
@@ -96,15 +99,14 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
     return Alarm{"scores_fall",
                  scores + ": classes are called where they are not" +
                      (losing.empty() ? "" : ", which costs IoU most of all of " + list_of(names_of(context, losing))) +
-                     advice(settings_against_overcorrection(from, context)),
+                     advice(settings_against_overcorrection(context)),
                  names_of(context, losing)};
-  if (rare_ones_alone_lose(from, to)) {
-    losing.erase(std::remove_if(losing.begin(), losing.end(), [&](size_t c) { return !is_rare(*to.val, c); }), losing.end());
+  if (rare_ones_alone_lose(from, to))
     return Alarm{"scores_fall",
-                 scores + ": rare classes are no longer found, most of all " + list_of(names_of(context, losing)) +
+                 scores + ": rare classes are no longer found" +
+                     (losing.empty() ? "" : ", most of all " + list_of(names_of(context, losing))) +
                      advice(settings_against_starving(history, losing, context)),
                  names_of(context, losing)};
-  }
   return Alarm{
       "scores_fall",
       str(scores, ": the network gets worse as a whole",
@@ -113,6 +115,7 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
 }
 
 bool takes_over(const Scores& s, size_t c) {
+  if (!s.confusion.empty() && labelled_pixels(s) - labelled_pixels(s, c) < kLeastPixels) return false;  // of the others
   const double predicted = s.prediction_share[c], labelled = s.label_share[c];
   return predicted - labelled > std::min(kTakesOver, (1 - labelled) / 2) &&
          (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
@@ -143,8 +146,8 @@ std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, c
   std::string text = list_of(parts);
   if (!starving.empty()) text += "; it takes the pixels of " + list_of(names_of(context, starving));
   const bool of_rare = std::any_of(taking.begin(), taking.end(), [&](size_t c) { return is_rare(s, c); });
-  const auto settings = of_rare ? settings_against_overcorrection(*epochs.front(), context)
-                                : settings_against_starving(history, starving, context);
+  const auto settings =
+      of_rare ? settings_against_overcorrection(context) : settings_against_starving(history, starving, context);
   return Alarm{"class_takes_over", text + advice(settings), names_of(context, taking)};
 }
 
@@ -250,7 +253,8 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
   const double value = context.config ? context.config->semi.threshold.value : 0.95;
   std::string text = str("of the pseudo-labels ", list_of(values), " were accepted in the last ", kStuckEpochs, " epochs: ");
   if (none && !may_set(context, "semi.threshold"))
-    text += "the unlabelled images teach nothing; write their labels with a lower --threshold";
+    text +=
+        "the unlabelled images teach nothing; write their labels with a lower --threshold (semi.threshold of self_training)";
   else if (none)
     text += str("the unlabelled images teach nothing; set semi.threshold=",
                 fixed ? number(std::round(value * 80) / 100) + now + " or semi.threshold=" + class_adaptive(history, context)

@@ -445,7 +445,7 @@ class Diagnostician {
         result_.settings = settings_against_starving(history_, losing.empty() ? under_predicted(kPresent) : losing, context_);
         return;
       case Movement::kOvercorrects:
-        result_.settings = settings_against_overcorrection(*from_, context_);
+        result_.settings = settings_against_overcorrection(context_);
         return;
       case Movement::kForgets:
       case Movement::kWorsens:

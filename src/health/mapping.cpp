@@ -118,7 +118,7 @@ std::optional<MixUp> other_ids(const Scores& scores, const HealthContext& contex
       str("labels and predictions use different ids: ", list_of(names_of(context, labelled), 4), " (", percent(of_labels),
           " of the labels) are never predicted, ", list_of(names_of(context, predicted), 4), " (", percent(of_predictions),
           " of the predictions) never labelled. Cityscapes has two kinds of ids, label ids (0 to 33) and train ids (0 to "
-          "18)"),
+          "18); with --ids label, predictions are read as the former"),
       labelled};
   found.classes.insert(found.classes.end(), predicted.begin(), predicted.end());
   return found;

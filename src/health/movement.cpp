@@ -109,10 +109,18 @@ Epochs evaluated(const std::vector<EpochRecord>& history) {
   return epochs;
 }
 
+int64_t labelled_pixels(const Scores& scores, size_t c) {
+  return std::accumulate(scores.confusion[c].begin(), scores.confusion[c].end(), int64_t{0});
+}
+
+int64_t labelled_pixels(const Scores& scores) {
+  int64_t pixels = 0;
+  for (size_t c = 0; c < scores.confusion.size(); ++c) pixels += labelled_pixels(scores, c);
+  return pixels;
+}
+
 bool has_few_pixels(const Scores& scores, size_t c) {
-  constexpr int64_t kLeastPixels = 100;
-  if (c >= scores.confusion.size()) return false;  // it is not known
-  return std::accumulate(scores.confusion[c].begin(), scores.confusion[c].end(), int64_t{0}) < kLeastPixels;
+  return c < scores.confusion.size() && labelled_pixels(scores, c) < kLeastPixels;  // else it is not known
 }
 
 double clear_fall(double from) { return std::max(kLeastFall, kLeastRelativeFall * from); }

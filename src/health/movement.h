@@ -21,7 +21,11 @@ Epochs evaluated(const std::vector<EpochRecord>& history);
 inline double miou(const EpochRecord* e) { return e->val->miou; }
 inline double accuracy(const EpochRecord* e) { return e->val->pixel_accuracy; }
 inline bool has_classes(const EpochRecord& e) { return e.val && !e.val->iou.empty(); }
+// Of a class, and of all, by the confusion matrix. REQUIRES: it has one.
+int64_t labelled_pixels(const Scores& scores, size_t c);
+int64_t labelled_pixels(const Scores& scores);
 // Whether so few pixels are labelled as a class that it tells nothing.
+inline constexpr int64_t kLeastPixels = 100;
 bool has_few_pixels(const Scores& scores, size_t c);
 inline bool has_shares(const EpochRecord& e) { return e.val && !e.val->prediction_share.empty(); }
 // Whether a class has less than an even share of the labels. REQUIRES: has_shares.

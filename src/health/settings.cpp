@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "health/movement.h"
@@ -121,18 +122,31 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
   return all;
 }
 
-std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context) {
+namespace {
+
+// Against labels and steps that lead the network astray. `smaller_steps`: the learning rate, too.
+std::vector<Setting> settings_against_going_astray(bool smaller_steps, const HealthContext& context) {
   const Config* config = context.config;
   std::vector<Setting> settings;
-  if (!learns)
+  if (smaller_steps)
     settings.push_back(config ? setting(context, "optim.lr", number(config->optim.lr / 3), "smaller steps")
                               : Setting{"optim.lr", "", "a third of the present one"});
   if (config && may_set(context, "semi.weight") && config->semi.weight > 0)
     settings.push_back(
         setting(context, "semi.weight", number(config->semi.weight / 2), "pseudo-labels, which may be wrong, then weigh less"));
-  if (config && may_set(context, "semi.burn_in_epochs"))
-    settings.push_back(setting(context, "semi.burn_in_epochs", str(config->semi.burn_in_epochs + 5),
+  constexpr int64_t kLonger = 5;  // epochs
+  if (config && may_set(context, "semi.burn_in_epochs") &&
+      config->optim.epochs.value_or(std::numeric_limits<int64_t>::max()) > config->semi.burn_in_epochs + kLonger)
+    settings.push_back(setting(context, "semi.burn_in_epochs", str(config->semi.burn_in_epochs + kLonger),
                                "labels alone teach until the pseudo-labels are worth learning"));
+  return settings;
+}
+
+}  // namespace
+
+std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context) {
+  const Config* config = context.config;
+  std::vector<Setting> settings = settings_against_going_astray(/*smaller_steps=*/!learns, context);
   if (!learns) return settings;
   const std::string when = time_of(best, context);
   if (config && config->eval.patience == 0)
@@ -148,7 +162,7 @@ std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& be
   return settings;
 }
 
-std::vector<Setting> settings_against_overcorrection(const EpochRecord& best, const HealthContext& context) {
+std::vector<Setting> settings_against_overcorrection(const HealthContext& context) {
   const Config* config = context.config;
   if (!config) return {{"loss.class_weights", "", "weaker weights, such as enet, or none, wherever rare classes are favoured"}};
   std::vector<Setting> settings;
@@ -166,10 +180,11 @@ std::vector<Setting> settings_against_overcorrection(const EpochRecord& best, co
   if (config->sampler.rare_class_temperature > 0)
     settings.push_back(setting(context, "sampler.rare_class_temperature", number(5 * config->sampler.rare_class_temperature),
                                "the higher, the nearer to crops drawn at random"));
-  if (settings.empty() && may_set(context, "semi.threshold") && config->semi.threshold.kind == "fixed")
+  const auto& threshold = config->semi.threshold;
+  if (settings.empty() && may_set(context, "semi.threshold") && threshold.kind == "fixed" && threshold.value < 0.98)
     settings.push_back(
-        setting(context, "semi.threshold", config->semi.threshold.value < 0.95 ? "0.95" : "0.98", "surer pseudo-labels alone"));
-  return settings.empty() ? settings_against_decline(/*learns=*/false, best, context) : settings;
+        setting(context, "semi.threshold", threshold.value < 0.95 ? "0.95" : "0.98", "surer pseudo-labels alone"));
+  return settings.empty() ? settings_against_going_astray(/*smaller_steps=*/true, context) : settings;
 }
 
 std::string advice(const std::vector<Setting>& settings) {

@@ -29,9 +29,9 @@ std::vector<Setting> settings_against_starving(const std::vector<EpochRecord>& h
 // Against a network that gets worse as a whole. `learns`: the training loss falls meanwhile.
 std::vector<Setting> settings_against_decline(bool learns, const EpochRecord& best, const HealthContext& context);
 
-// Against rare classes that are called where they are not: what favours them, or where nothing does, what there is against a
-// decline since `best`.
-std::vector<Setting> settings_against_overcorrection(const EpochRecord& best, const HealthContext& context);
+// Against rare classes that are called where they are not: what favours them, or where nothing does, what leads the
+// network astray.
+std::vector<Setting> settings_against_overcorrection(const HealthContext& context);
 
 // "; set a (now b) or c (now d)".
 std::string advice(const std::vector<Setting>& settings);

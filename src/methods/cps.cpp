@@ -14,8 +14,8 @@ namespace {
 //   L_u(i) = CE(network i on the mixed image, labels of network j on the two images, mixed alike)
 //
 // Labels and mixed images are of the weak view; no strong colours are used. The first network is evaluated. Boxes are
-// UniMatch's; with semi.mix: none the labels are of the very image that is learned from (the
-// authors' CPS without CutMix has the networks learn each other's labels of the labelled images, too).
+// UniMatch's; with semi.mix: none the labels are of the very image that is learned from (the authors' CPS without CutMix has
+// the networks learn each other's labels of the labelled images, too).
 class CrossPseudoSupervision : public Method {
  public:
   CrossPseudoSupervision(const SemiConfig& config, const MethodParts& parts)

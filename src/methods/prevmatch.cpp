@@ -94,11 +94,11 @@ class PastModels {
 //        1 - (e - E) / (T - E)
 //
 // A model is stored after each evaluated epoch whose mIoU on the validation list is the best so far (the published code
-// evaluates every epoch: eval.every: 1); semi.history are kept. In L_p a
-// confidence of .9 is enough, or semi.threshold where that asks for less. The published recipe for Cityscapes has no threshold
-// there, but weighs each image by its mean confidence. Its code multiplies the batch's sum by these one by one, so that L_p
-// counts as often as a GPU has images, times their mean confidence: some 4 times at 4 images. That is not done. Where
-// semi.align_distribution is set, the ensemble's predictions are aligned as the student's are.
+// evaluates every epoch: eval.every: 1); semi.history are kept. In L_p a confidence of .9 is enough, or semi.threshold where
+// that asks for less. The published recipe for Cityscapes has no threshold there, but weighs each image by its mean confidence.
+// Its code multiplies the batch's sum by these one by one, so that L_p counts as often as a GPU has images, times their mean
+// confidence: some 4 times at 4 images. That is not done. Where semi.align_distribution is set, the ensemble's predictions are
+// aligned as the student's are.
 class PrevMatch : public Method {
  public:
   PrevMatch(const SemiConfig& config, const MethodParts& parts)

@@ -56,7 +56,6 @@ class Retrain : public Method {
   }
 
   // From the files; 0 where they have none.
-  // The files' labels, where the batch has them.
   std::optional<AcceptedLabels> pseudo_labels(const UnlabeledBatch& images, const Progress&) override {
     if (!images.truth_BHW.defined()) return std::nullopt;
     const auto labeled_BHW = images.valid_BHW.logical_and(images.truth_BHW != kIgnore);

@@ -268,7 +268,9 @@ TEST_F(Outputs, OtherClassesThanThoseOfTheCheckpointAreRefused) {
       EXPECT_NE(outcome.output.find("data.classes"), std::string::npos) << words << "\n" << outcome.output;
     }
     const bool only_renamed = std::string(classes).find("street") != std::string::npos;
-    EXPECT_EQ(semiseg("eval runs/r1/checkpoints/last.safetensors tiny.yaml").code, only_renamed ? 0 : 2) << classes;
+    for (const std::string words : {"eval runs/r1/checkpoints/last.safetensors tiny.yaml",
+                                    "pseudo-label runs/r1/checkpoints/last.safetensors tiny.yaml -o pseudo --threshold 0"})
+      EXPECT_EQ(semiseg(words).code, only_renamed ? 0 : 2) << words << classes;
   }
 }
 
@@ -283,6 +285,14 @@ TEST_F(Outputs, AnEditedConfigOfARunIsNotTakenInSilence) {
   EXPECT_EQ(resumed.code, 0) << resumed.output;
   EXPECT_NE(resumed.output.find("config.yaml was changed (optim.lr: 0.05 instead of 0.01)"), std::string::npos)
       << resumed.output;
+  // A run that was moved, and one that was made longer, are not edited.
+  fs::rename(dir_ + "/runs/r1", dir_ + "/moved");
+  for (const char* words :
+       {"train --resume moved", "train --resume moved", "train --resume moved --extend 1", "train --resume moved"}) {
+    const Outcome outcome = semiseg(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_EQ(outcome.output.find("was changed"), std::string::npos) << outcome.output;
+  }
 }
 
 TEST_F(Outputs, RunsOnOtherValidationLabelsAreNotRanked) {

@@ -144,6 +144,9 @@ TEST_F(SelfTraining, RunsThreeStagesAndResumesEachToTheSameResult) {
   const Outcome longer = semiseg("train --resume cut");
   EXPECT_EQ(longer.code, 0) << longer.output;
   EXPECT_EQ(metrics("cut").size(), epochs.size() + 1);
+  const auto reached = status("cut");
+  EXPECT_EQ(reached["step"], reached["total_steps"]);
+  EXPECT_EQ(reached["epoch"], reached["total_epochs"]);
   expect_equal(tensors("cut/stage3/checkpoints/last.safetensors"), tensors("cut/checkpoints/last.safetensors"));
   const Outcome other = semiseg("train --resume cut optim.lr=0.5");
   EXPECT_EQ(other.code, 2);
