@@ -92,7 +92,6 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   Config& config = layers.config;
   if (config.run.name.empty()) config.run.name = fs::path(path).stem().string();
   finish(config, 0);
-  check_burn_in(config);
   return config;
 }
 

@@ -16,6 +16,7 @@
 #include "semiseg/distributed.h"
 #include "semiseg/files.h"
 #include "semiseg/log.h"
+#include "semiseg/method.h"
 #include "shell.h"
 #include "train_parts.h"
 
@@ -173,6 +174,11 @@ int run(const Arguments& arguments) {
     config = load_config(config_file(arguments.positional[0]), arguments.overrides);
     require_utf8(config);
     require_one_process(config, arguments);
+    const int64_t length = config.optim.epochs ? *config.optim.epochs : config.optim.steps.value_or(0);
+    if (is_writer() && reads_unlabeled(config.semi.method) && config.semi.burn_in_epochs >= length)
+      log_warning(str("semi.burn_in_epochs=", config.semi.burn_in_epochs, " lasts to the end of the training (",
+                      config.optim.epochs ? "optim.epochs=" : "optim.steps=", length,
+                      "): nothing is learned from unlabelled images; shorten it or train longer"));
     folder = RunFolder::fresh(config);
     if (config.semi.method == kSelfTraining && (config.optim.batch == "auto" || arguments.has("dry-run")))
       throw Error(ErrorKind::kConfig, "self_training has neither --dry-run nor optim.batch: auto", "semi.method",

@@ -155,14 +155,4 @@ void check_together(Config& config, int text_layer) {
   check_run(config);
 }
 
-void check_burn_in(const Config& config) {
-  const auto& length = config.optim.epochs ? config.optim.epochs : config.optim.steps;
-  if (reads_unlabeled(config.semi.method) && length && config.semi.burn_in_epochs >= *length)
-    contradict(config, "semi.burn_in_epochs",
-               str("semi.burn_in_epochs (", config.semi.burn_in_epochs, ") lasts to the end of the training (",
-                   config.optim.epochs ? "optim.epochs " : "optim.steps ", *length,
-                   "), so that nothing is learned from unlabelled images"),
-               "shorten the burn-in or train longer");
-}
-
 }  // namespace semiseg

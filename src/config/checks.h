@@ -31,8 +31,5 @@ std::optional<std::pair<int64_t, int64_t>> parse_fraction(const std::string& tex
 // Sets back what a later layer made useless and throws Error(kConfig) for what is useless or contrary in one layer.
 // `text_layer`: as in paths.h.
 void check_together(Config& config, int text_layer);
-// Throws Error(kConfig) where unlabelled images would never be learned from. For configs of runs to come alone: what was
-// trained so is to be read all the same.
-void check_burn_in(const Config& config);
 
 }  // namespace semiseg

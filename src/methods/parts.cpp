@@ -67,15 +67,17 @@ FirstPass first_pass(Segmenter& student, const Tensor& labeled_BCHW, const Tenso
   }
   const bool with_weak = wants_weak && !pass.weak_BKhw.defined();
   for (auto& feature : features) {
-    const auto kept = with_weak ? feature : feature.narrow(0, 0, labeled);
-    // Where the decoder normalises them together, the labelled images' dropped features are part of its statistics.
-    const auto to_drop = student.decodes_images_apart() ? feature.narrow(0, labeled, B) : feature;
+    const auto of_labeled = feature.narrow(0, 0, labeled), of_weak = feature.narrow(0, labeled, B);
+    const auto kept = with_weak ? feature : of_labeled;
+    // Where the decoder normalises them together, the labelled images' dropped features are part of its statistics. They come
+    // last, so that what is dropped of the weak views depends on nothing else.
+    const auto to_drop = student.decodes_images_apart() ? of_weak : at::cat({of_weak, of_labeled});
     feature = dropout ? at::cat({kept, dropout->forward(to_drop)}) : kept;
   }
   const auto logits_BKhw = student.decode(features);
   pass.labeled_BKhw = logits_BKhw.narrow(0, 0, labeled);
   if (with_weak) pass.weak_BKhw = logits_BKhw.narrow(0, labeled, B).detach();
-  if (dropout) pass.dropped_BKhw = logits_BKhw.narrow(0, logits_BKhw.size(0) - B, B);
+  if (dropout) pass.dropped_BKhw = logits_BKhw.narrow(0, labeled + (with_weak ? B : 0), B);
   return pass;
 }
 

@@ -295,6 +295,15 @@ TEST_F(Outputs, AnEditedConfigOfARunIsNotTakenInSilence) {
   }
 }
 
+TEST_F(Outputs, ABurnInWithoutEndIsTold) {
+  for (const auto& [settings, tells] :
+       {std::pair("optim.epochs=1 semi.burn_in_epochs=1", true), std::pair("optim.epochs=2 semi.burn_in_epochs=1", false)}) {
+    const Outcome outcome = semiseg(str("train tiny.yaml run.name=burnt", tells, " ", settings));
+    EXPECT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_EQ(outcome.output.find("nothing is learned from unlabelled images") != std::string::npos, tells) << outcome.output;
+  }
+}
+
 TEST_F(Outputs, RunsOnOtherValidationLabelsAreNotRanked) {
   train();
   ASSERT_EQ(semiseg("train tiny.yaml run.name=r2 optim.lr=0.1").code, 0);

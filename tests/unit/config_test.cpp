@@ -398,8 +398,6 @@ TEST_F(ConfigTest, BadFiles) {
        {"bad.yaml:2: optim.momentum is set, but optim.kind: adamw"}},
       {"data.format: synthetic\noptim: {steps: 5, warmup_steps: 5}\n",
        {"bad.yaml:2: optim.warmup_steps (5) is not below optim.steps (5)"}},
-      {"data.format: synthetic\noptim.epochs: 5\nsemi: {method: fixmatch, burn_in_epochs: 5}\n",
-       {"bad.yaml:3: semi.burn_in_epochs (5) lasts to the end of the training (optim.epochs 5)"}},
       {kLeast + "data.scale: [2, 1]\n", {"bad.yaml:3: data.scale is [2, 1]: the first is above the second"}},
       {kLeast + "run.name: a/b\n", {"bad.yaml:3: run.name is \"a/b\", not the name of a folder"}},
       // data
