@@ -178,10 +178,7 @@ bool write_pseudo_labels(const PseudoLabelJob& job, const Config& config, const 
   const auto load = [&](const std::string& path) {
     const LoadedModel model =
         job.undo_class_bias ? load_without_class_bias(path, config, device) : load_model(path, &config, device);
-    if (model.network->num_classes() != K)
-      throw Error(ErrorKind::kConfig, str("the checkpoint has ", model.network->num_classes(), " classes, the data set ", K),
-                  path, "give the config it was trained with, or set data.classes");
-    require_same_order(model.classes, data->classes(), path);
+    require_fitting_classes(model, data->classes(), path);
     return model.network;
   };
   const auto labeler = load(job.checkpoint);

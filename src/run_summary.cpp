@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <numeric>
 
+#include "health/movement.h"
 #include "host.h"
 #include "semiseg/files.h"
 #include "semiseg/train.h"
@@ -27,7 +27,7 @@ std::optional<std::pair<size_t, size_t>> scored_otherwise(const std::vector<RunR
                                      [](const EpochRecord& record) { return record.val && !record.val->confusion.empty(); });
     if (scored == runs[r].history.end()) continue;
     std::vector<int64_t> labelled;  // pixels of each class
-    for (const auto& row : scored->val->confusion) labelled.push_back(std::accumulate(row.begin(), row.end(), int64_t{0}));
+    for (size_t c = 0; c < scored->val->confusion.size(); ++c) labelled.push_back(labelled_pixels(*scored->val, c));
     if (!first) first = r, of_first = labelled;
     if (labelled != of_first) return std::pair(*first, r);
   }

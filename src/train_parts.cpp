@@ -133,10 +133,14 @@ void require_same_classes(const ClassSet& trained, const ClassSet& now, const st
   }
 }
 
-void require_same_order(const ClassSet& trained, const ClassSet& now, const std::string& path) {
-  for (int64_t c = 0; c < trained.size(); ++c)
+void require_fitting_classes(const LoadedModel& trained, const ClassSet& now, const std::string& path) {
+  if (now.size() != trained.network->num_classes())
+    throw Error(ErrorKind::kConfig,
+                str("the checkpoint has ", trained.network->num_classes(), " classes, the data set ", now.size()), path,
+                "give the config it was trained with, or set data.classes");
+  for (int64_t c = 0; c < trained.classes.size(); ++c)
     for (int64_t other = 0; other < now.size(); ++other)
-      if (c != other && trained.names[c] == now.names[other])
+      if (c != other && trained.classes.names[c] == now.names[other])
         throw Error(ErrorKind::kConfig,
                     str("\"", now.names[other], "\" is class ", other, ", in the checkpoint it is class ", c, " (", path, ")"),
                     "data.classes", "give the classes in the order of those it was trained with");

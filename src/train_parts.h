@@ -34,8 +34,8 @@ ClassCounts count_and_weigh(const Dataset& data, const Config& config, TrainStat
 void require_same_data(const Checkpoint& checkpoint, const Dataset& data);
 // Throws Error(kConfig) where the classes' names or their order are not those a network was trained with; `path`: its file.
 void require_same_classes(const ClassSet& trained, const ClassSet& now, const std::string& path);
-// The same where a name stands for another class alone: the classes of another data set may be called otherwise.
-void require_same_order(const ClassSet& trained, const ClassSet& now, const std::string& path);
+// The same for another config's classes, which may be called otherwise: as many, and no name stands for another class.
+void require_fitting_classes(const LoadedModel& trained, const ClassSet& now, const std::string& path);
 
 // Says in the log when the device or the number of threads or processes is another one: results are then no longer bit-equal.
 void warn_of_other_hardware(const Checkpoint& checkpoint, torch::Device device);

@@ -49,12 +49,8 @@ int run(const Arguments& arguments) {
   const LoadedModel model = checkpoint ? load_model(*checkpoint, &config, device) : load_model(path, &config, device);
   checkpoint.reset();
   const auto data = open_dataset(config);
-  if (data->classes().size() != model.network->num_classes())
-    throw Error(ErrorKind::kConfig,
-                str("the checkpoint has ", model.network->num_classes(), " classes, the data set ", data->classes().size()),
-                path, "give the config it was trained with, or set data.classes");
-  const auto require = arguments.positional.size() == 1 ? require_same_classes : require_same_order;
-  require(model.classes, data->classes(), path);
+  require_fitting_classes(model, data->classes(), path);
+  if (arguments.positional.size() == 1) require_same_classes(model.classes, data->classes(), path);
 
   std::function<void(int64_t, const Tensor&)> write;
   const auto ids = written_ids(arguments, data->classes().label_ids);

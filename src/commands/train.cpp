@@ -135,6 +135,14 @@ void warn_of_edits(const std::string& dir, const Config& trained) {
                 "), but a resumed run goes on with the settings of its checkpoint; start a new run for others");
 }
 
+void warn_of_endless_burn_in(const Config& config) {
+  const int64_t length = config.optim.epochs ? *config.optim.epochs : config.optim.steps.value_or(0);
+  if (!reads_unlabeled(config.semi.method) || config.semi.burn_in_epochs < length) return;
+  log_warning(str("semi.burn_in_epochs=", config.semi.burn_in_epochs, " lasts to the end of the training (",
+                  config.optim.epochs ? "optim.epochs=" : "optim.steps=", length,
+                  "): nothing is learned from unlabelled images; shorten it or train longer"));
+}
+
 int run(const Arguments& arguments) {
   const bool resume = arguments.has("resume");
   if (resume != arguments.positional.empty())
@@ -166,7 +174,7 @@ int run(const Arguments& arguments) {
     } else {
       from = checkpoint_to_go_on_from(folder->dir());
       config = resumed_config(from->config, from->path, arguments.overrides);
-      if (is_writer()) warn_of_edits(folder->dir(), from->config);
+      warn_of_edits(folder->dir(), from->config);
     }
     if (!config.run.dir.empty()) config.run.dir = absolute_path(folder->dir());  // it may have been moved
     require_one_process(config, arguments);
@@ -174,11 +182,7 @@ int run(const Arguments& arguments) {
     config = load_config(config_file(arguments.positional[0]), arguments.overrides);
     require_utf8(config);
     require_one_process(config, arguments);
-    const int64_t length = config.optim.epochs ? *config.optim.epochs : config.optim.steps.value_or(0);
-    if (is_writer() && reads_unlabeled(config.semi.method) && config.semi.burn_in_epochs >= length)
-      log_warning(str("semi.burn_in_epochs=", config.semi.burn_in_epochs, " lasts to the end of the training (",
-                      config.optim.epochs ? "optim.epochs=" : "optim.steps=", length,
-                      "): nothing is learned from unlabelled images; shorten it or train longer"));
+    warn_of_endless_burn_in(config);
     folder = RunFolder::fresh(config);
     if (config.semi.method == kSelfTraining && (config.optim.batch == "auto" || arguments.has("dry-run")))
       throw Error(ErrorKind::kConfig, "self_training has neither --dry-run nor optim.batch: auto", "semi.method",

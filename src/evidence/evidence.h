@@ -28,6 +28,6 @@ Evidence read_csv(const std::string& path, const std::vector<std::string>& class
 // file as in data.classes; empty: every value is a class. `predicts_label_ids`: predictions hold Cityscapes' label ids,
 // whatever their files are called. Throws Error where files do not pair up or cannot be compared.
 Evidence read_folders(const std::string& label_dir, const std::string& prediction_dir, const std::string& classes_name,
-                      bool predicts_label_ids = false);
+                      bool predicts_label_ids);
 
 }  // namespace semiseg

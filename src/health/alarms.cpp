@@ -45,7 +45,7 @@ std::optional<Alarm> miou_falls(const std::vector<EpochRecord>& history, const H
   if (falls_by_counting(from, to)) return std::nullopt;
   const auto iou = iou_changes(from, to, epochs), shares = share_changes(from, to);
   const auto losing = notable(iou, /*falling=*/true, kMostClasses), growing = notable(shares, /*falling=*/false, 3);
-  const bool overcorrects = calls_too_much(from, to, epochs);
+  const bool overcorrects = calls_too_much(from, to, iou);
 
   std::string text = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
                          percent(to.val->miou), " (", time_of(to, context), ") while pixel accuracy rose from ",
@@ -87,10 +87,10 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
     falls = lost >= std::max(kLeastDecline, kDeclines * most) && lost >= noise(epochs, t);
   }
   if (!falls) return std::nullopt;
-  const bool learns = loss_falls(from, to), overcorrects = calls_too_much(from, to, epochs);
   auto changes = iou_changes(from, to, epochs);
-  if (!overcorrects && rare_ones_alone_lose(from, to))
-    std::erase_if(changes, [&](const Change& change) { return !is_rare(*to.val, change.c); });
+  const bool learns = loss_falls(from, to), overcorrects = calls_too_much(from, to, changes);
+  const bool of_rare = !overcorrects && rare_ones_alone_lose(from, to);
+  if (of_rare) std::erase_if(changes, [&](const Change& change) { return !is_rare(*to.val, change.c); });
   const auto losing = notable(changes, /*falling=*/true, kMostClasses);
   const std::string scores = str("mIoU fell from ", percent(from.val->miou), " (", time_of(from, context), ") to ",
                                  percent(to.val->miou), " (", time_of(to, context), "), pixel accuracy from ",
@@ -101,7 +101,7 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
                      (losing.empty() ? "" : ", which costs IoU most of all of " + list_of(names_of(context, losing))) +
                      advice(settings_against_overcorrection(context)),
                  names_of(context, losing)};
-  if (rare_ones_alone_lose(from, to))
+  if (of_rare)
     return Alarm{"scores_fall",
                  scores + ": rare classes are no longer found" +
                      (losing.empty() ? "" : ", most of all " + list_of(names_of(context, losing))) +
@@ -115,10 +115,10 @@ std::optional<Alarm> scores_fall(const std::vector<EpochRecord>& history, const 
 }
 
 bool takes_over(const Scores& s, size_t c) {
-  if (!s.confusion.empty() && labelled_pixels(s) - labelled_pixels(s, c) < kLeastPixels) return false;  // of the others
   const double predicted = s.prediction_share[c], labelled = s.label_share[c];
-  return predicted - labelled > std::min(kTakesOver, (1 - labelled) / 2) &&
-         (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
+  const bool is_much = predicted - labelled > std::min(kTakesOver, (1 - labelled) / 2) &&
+                       (predicted >= 2 * labelled || 1 - predicted <= (1 - labelled) / 2);
+  return is_much && (s.confusion.empty() || labelled_pixels(s) - labelled_pixels(s, c) >= kLeastPixels);  // of the others
 }
 
 std::optional<Alarm> class_takes_over(const std::vector<EpochRecord>& history, const HealthContext& context) {
@@ -242,9 +242,8 @@ std::optional<Alarm> acceptance_stuck(const std::vector<EpochRecord>& history, c
   std::vector<std::string> values;
   for (size_t i = history.size() - kStuckEpochs; i < history.size(); ++i) {
     if (!is_teaching(history[i], context)) return std::nullopt;
-    all = all && selects(history[i], context);
     none = none && history[i].pseudo->accepted < kNearlyNone;
-    all = all && history[i].pseudo->accepted > kNearlyAll;
+    all = all && history[i].pseudo->accepted > kNearlyAll && selects(history[i], context);
     values.push_back(percent(history[i].pseudo->accepted));
   }
   if (!none && !all) return std::nullopt;

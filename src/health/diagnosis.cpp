@@ -69,7 +69,7 @@ class Diagnostician {
       return accuracy_by <= -least ? Movement::kRisesAtThePriceOfAccuracy : Movement::kRises;
     }
     if (falls_by_counting(*from_, *to_)) return Movement::kCountsOthers;
-    if (calls_too_much(*from_, *to_, epochs_)) return Movement::kOvercorrects;
+    if (calls_too_much(*from_, *to_, iou_)) return Movement::kOvercorrects;
     if (accuracy_by >= least) return Movement::kStarves;
     if (accuracy_by > -least || rare_ones_alone_lose(*from_, *to_)) return Movement::kFalls;
     return loss_falls(*from_, *to_) ? Movement::kForgets : Movement::kWorsens;
@@ -77,7 +77,7 @@ class Diagnostician {
 
   bool loses_to_rare() const {
     const double even = 1 / static_cast<double>(to_->val->confusion.size());
-    return semiseg::loses_to_rare(*from_, *to_, epochs_, [&](size_t) { return even; });
+    return semiseg::loses_to_rare(*to_, iou_, [&](size_t) { return even; });
   }
 
   // Whether pixel accuracy is so far above mIoU that some classes must be recognised far less than the frequent ones.

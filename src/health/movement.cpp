@@ -284,11 +284,10 @@ bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to) {
   return all && all->missed_rare >= kMostOfIt * (all->missed + all->called) && all->missed_rare > 0;
 }
 
-bool loses_to_rare(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs,
-                   const std::function<double(size_t)>& than) {
+bool loses_to_rare(const EpochRecord& to, const std::vector<Change>& iou, const std::function<double(size_t)>& than) {
   const Scores& s = *to.val;
   double all = 0, rare = 0;
-  for (const size_t c : notable(iou_changes(from, to, epochs), /*falling=*/true, kMostClasses))
+  for (const size_t c : notable(iou, /*falling=*/true, kMostClasses))
     for (size_t p = 0; p < s.confusion.size(); ++p) {
       if (p == c || s.label_share[c] == 0) continue;
       const double share = static_cast<double>(s.confusion[c][p]) / s.label_share[c];  // every class alike
@@ -298,13 +297,13 @@ bool loses_to_rare(const EpochRecord& from, const EpochRecord& to, const Epochs&
   return rare > all / 2;
 }
 
-bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs) {
+bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const std::vector<Change>& iou) {
   const auto all = losses(from, to);
   if (!all) return class_accuracy_rises(from, to);
   if (all->called > all->missed) return true;
   // What frequent classes miss, rare ones have been given, or what rare ones miss, still rarer ones.
   return class_accuracy_rises(from, to) && (all->called + all->missed > 2 * all->missed_rare ||
-                                            loses_to_rare(from, to, epochs, [&](size_t c) { return to.val->label_share[c]; }));
+                                            loses_to_rare(to, iou, [&](size_t c) { return to.val->label_share[c]; }));
 }
 
 std::vector<double> reference_share(const std::vector<EpochRecord>& history, const HealthContext& context) {

@@ -89,11 +89,10 @@ bool rare_ones_alone_lose(const EpochRecord& from, const EpochRecord& to);
 
 // Whether most of what the losing classes lose is predicted as classes that are rare: `than`(c) is the share of the labels
 // below which a class is so for class c.
-bool loses_to_rare(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs,
-                   const std::function<double(size_t)>& than);
+bool loses_to_rare(const EpochRecord& to, const std::vector<Change>& iou, const std::function<double(size_t)>& than);
 // Whether mIoU falls because classes are called where they are not, instead of not being found. Where classes are not known,
-// mean class accuracy has to tell, which wrongly called pixels do not lower.
-bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const Epochs& epochs);
+// mean class accuracy has to tell, which wrongly called pixels do not lower. `iou`: iou_changes() between the two.
+bool calls_too_much(const EpochRecord& from, const EpochRecord& to, const std::vector<Change>& iou);
 
 // What pseudo-labels and predictions are held against: the labelled pixels' share, or the validation labels' where that is not
 // known; empty where neither is.
