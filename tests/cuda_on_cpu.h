@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU, to test them where there is no GPU: a block's threads are fibers that take turns between
 // barriers, so that shared memory, __syncthreads and shuffles mean what they mean on a GPU. Blocks run one after the other.
-// What it cannot show: races between barriers, and memory that is out of bounds (the address sanitizer does on the CPU).
+// In a file compiled with -fsanitize=thread, races and reads of unwritten shared memory fail too (cuda_races.h); tensors whose
+// end is the end of what may be touched are made by guarded_memory.h.
 //
 // Include it before a kernel's header, then: cuda_on_cpu::launch(grid, block, [&] { kernel(arguments); }).
 #pragma once
@@ -16,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda_races.h"
+
 #define __global__
 #define __device__
 #define __shared__ static
@@ -30,10 +33,13 @@ struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
+constexpr size_t kStack = 64 << 10;
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Dim3 thread;
+  int barriers = 0;  // of the block that it has passed
   bool done = false;
   std::vector<size_t>* waits_for = nullptr;  // the fibers of the barrier that it has reached
   float given = 0;                           // to a shuffle
@@ -52,12 +58,14 @@ struct Block {
 inline Block* block = nullptr;
 
 inline void wait_for(std::vector<size_t>* fibers) {
+  cuda_races::run_none();
   Fiber& self = *block->fibers[block->current];
   self.waits_for = fibers;
   swapcontext(&self.context, &block->scheduler);
 }
 
 [[noreturn]] inline void fail(const std::string& what) {
+  cuda_races::run_none();
   block->failure = what;
   Fiber& self = *block->fibers[block->current];
   self.done = true;
@@ -67,6 +75,7 @@ inline void wait_for(std::vector<size_t>* fibers) {
 
 inline void run_fiber() {
   block->body();
+  cuda_races::run_none();
   Fiber& self = *block->fibers[block->current];
   self.done = true;
   swapcontext(&self.context, &block->scheduler);
@@ -80,8 +89,10 @@ inline void __syncthreads() { cuda_on_cpu::wait_for(&cuda_on_cpu::block->everyon
 
 namespace cuda_on_cpu {
 
-// What the lane `from` of the same warp gives; all lanes of the mask meet here.
-inline float shuffle(unsigned mask, float value, size_t from) {
+// What the lane `from` of the same warp gives; all lanes of the mask meet here. Lanes do not race for what they give each
+// other.
+__attribute__((no_sanitize("thread"))) inline float shuffle(unsigned mask, float value, size_t from) {
+  cuda_races::run_none();
   auto& running = *block;
   const size_t self = running.current, warp = self / 32 * 32;
   auto& group = running.groups[self];
@@ -112,7 +123,8 @@ inline float __shfl_down_sync(unsigned mask, float value, unsigned distance) {
 }
 
 template <class T>
-T atomicAdd(T* to, T value) {
+__attribute__((no_sanitize("thread"))) T atomicAdd(T* to, T value) {
+  cuda_races::touch_atomically(to, sizeof(T));
   const T before = *to;
   *to += value;
   return before;
@@ -122,7 +134,6 @@ namespace cuda_on_cpu {
 
 // In a function of its own: getcontext may return twice.
 inline void prepare(Fiber& fiber) {
-  constexpr size_t kStack = 64 << 10;
   fiber.stack = std::make_unique_for_overwrite<char[]>(kStack);
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -143,6 +154,7 @@ inline bool run_to_barriers(bool* left) {
     moved = true;
     block->current = t;
     threadIdx = fiber.thread;
+    cuda_races::run_thread({static_cast<int>(t), fiber.barriers, fiber.stack.get(), kStack});
     swapcontext(&block->scheduler, &fiber.context);
     if (!block->failure.empty()) throw std::runtime_error(block->failure);
   }
@@ -155,25 +167,35 @@ inline bool open_barriers() {
   for (const auto& fiber : block->fibers) {
     if (fiber->done || !fiber->waits_for) continue;
     const std::vector<size_t> members = *fiber->waits_for;
+    const bool at_sync = fiber->waits_for == &block->everyone;
     const bool all = std::all_of(members.begin(), members.end(), [&](size_t m) {
       const Fiber& other = *block->fibers[m];
-      return other.done || (other.waits_for && *other.waits_for == members);
+      return other.done || (other.waits_for && (other.waits_for == &block->everyone) == at_sync && *other.waits_for == members);
     });
     if (!all) continue;
     moved = true;
-    for (const size_t m : members) block->fibers[m]->waits_for = nullptr;
+    for (const size_t m : members) {
+      if (at_sync) ++block->fibers[m]->barriers;
+      block->fibers[m]->waits_for = nullptr;
+    }
   }
   return moved;
 }
 
-// Throws std::runtime_error where a kernel's assertion fails, or its threads wait for each other forever.
+// Throws std::runtime_error where a kernel's assertion fails, its threads race, or they wait for each other forever.
 inline void launch(Dim3 grid, Dim3 threads, const std::function<void()>& kernel) {
+  cuda_races::begin_launch({{&threadIdx, sizeof threadIdx},
+                            {&blockIdx, sizeof blockIdx},
+                            {&blockDim, sizeof blockDim},
+                            {&gridDim, sizeof gridDim},
+                            {&block, sizeof block}});
   gridDim = grid;
   blockDim = threads;
   for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
     blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
     Block running;
     block = &running;
+    cuda_races::begin_block();
     running.body = kernel;
     const unsigned count = threads.x * threads.y * threads.z;
     running.groups.resize(count);
@@ -188,6 +210,7 @@ inline void launch(Dim3 grid, Dim3 threads, const std::function<void()>& kernel)
       const bool moved = run_to_barriers(&left);
       if (!open_barriers() && left && !moved) throw std::runtime_error("the threads of a block wait for each other");
     }
+    if (const std::string race = cuda_races::found(); !race.empty()) throw std::runtime_error(race);
   }
 }
 

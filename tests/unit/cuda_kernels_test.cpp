@@ -1,9 +1,10 @@
-// The CUDA kernels of src/ops/cuda, run on the CPU against the plain forms.
-#include "cuda_on_cpu.h"
-// After the above, which gives CUDA's words their meaning.
+// The CUDA kernels of src/ops/cuda, run on the CPU against the plain forms, with tensors that end where memory ends. What races
+// or reads unwritten shared memory fails.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-
+// After LibTorch, whose assertions of kernels it replaces, and before the kernels, to which it gives CUDA's words.
+#include "cuda_on_cpu.h"
+#include "guarded_memory.h"
 #include "ops/cuda/colours.cuh"
 #include "ops/cuda/enlarge.cuh"
 #include "ops/cuda/kernels.cuh"
@@ -18,6 +19,12 @@ namespace {
 
 using cuda_on_cpu::Dim3;
 using cuda_on_cpu::launch;
+
+class CudaKernels : public testing::TestWithParam<Guard> {
+  GuardedMemory memory_{GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Guard, CudaKernels, testing::Values(Guard::kBehind, Guard::kInFront),
+                         [](const auto& guard) { return guard.param == Guard::kBehind ? "Behind" : "InFront"; });
 
 ops::cuda::Logits<float> view_of(const Tensor& logits_BKhw, int64_t H, int64_t W, bool align_corners) {
   return {logits_BKhw.const_data_ptr<float>(), static_cast<int>(logits_BKhw.size(1)),
@@ -89,7 +96,7 @@ const UpsamplingCase kSizes[] = {
     {"one column", 4, 1, 9, 5},   {"one row", 1, 4, 5, 10},    {"one sample", 1, 1, 3, 4}, {"one pixel", 3, 3, 1, 1},
 };
 
-TEST(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
+TEST_P(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
   constexpr int64_t B = 1, K = 6;
   CrossEntropyOptions plain, weighted, masked, smooth, focal;
   weighted.weight_K = at::arange(1, K + 1, at::kFloat) / 7;
@@ -149,7 +156,7 @@ TEST(CudaKernels, CrossEntropyAndItsGradientAreThePlainOnes) {
 }
 
 // Between a pair of points that differ by hundreds, the exponentials of some pixels are 0 below the bound of their row.
-TEST(CudaKernels, CrossEntropyHoldsWhereLogitsAreFarApart) {
+TEST_P(CudaKernels, CrossEntropyHoldsWhereLogitsAreFarApart) {
   const auto logits_BKhw = waves({1, 6, 3, 3}, 400);
   const auto label_BHW = labels_of(1, 12, 12, 6);
   const auto leaf = logits_BKhw.clone().requires_grad_();
@@ -163,13 +170,13 @@ TEST(CudaKernels, CrossEntropyHoldsWhereLogitsAreFarApart) {
   expect_close(rows.gradient_BKhw, leaf.grad(), 1e-4, "gradient, rows");
 }
 
-TEST(CudaKernels, RefusesALabelThatIsNoClass) {
+TEST_P(CudaKernels, RefusesALabelThatIsNoClass) {
   const auto label_BHW = at::full({1, 8, 8}, 6, at::kLong);
   EXPECT_THROW((cross_entropy<4, 2, 4, 4, true>(waves({1, 6, 2, 2}), label_BHW, {})), std::runtime_error);
   EXPECT_THROW((cross_entropy_rows<8, true>(waves({1, 6, 2, 2}), label_BHW, {}, 2)), std::runtime_error);
 }
 
-TEST(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
+TEST_P(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
   constexpr int64_t B = 2, K = 6;
   for (const UpsamplingCase& size : kSizes)
     for (const bool align_corners : {true, false}) {
@@ -212,7 +219,7 @@ TEST(CudaKernels, WhatIsReadOffThePixelsIsThePlainOne) {
     }
 }
 
-TEST(CudaKernels, CountsClassesUnderAMask) {
+TEST_P(CudaKernels, CountsClassesUnderAMask) {
   for (const int64_t K : {3, 19, 5000}) {
     const auto class_BHW = labels_of(1, 40, 70, K).remainder(K + 2), mask_BHW = waves({1, 40, 70}) > 0;
     auto counts_K = at::zeros({K}, at::kLong);
@@ -304,7 +311,7 @@ void expect_plain_norm(int64_t B, int64_t P, int64_t C, int64_t groups, int most
   expect_close(got.running_var, running_var, 1e-5, what);
 }
 
-TEST(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
+TEST_P(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
   expect_plain_norm<false, false>(2, 9, 12, 0, 256);
   expect_plain_norm<true, false>(2, 300, 12, 0, 256);
   expect_plain_norm<true, true>(1, 150, 4, 0, 64);
@@ -341,7 +348,7 @@ void expect_plain_enlargement(const Along& y, const Along& x, int64_t h, int64_t
   expect_close(of_x_BChw, leaf.grad(), 1e-5, what + ", gradient");
 }
 
-TEST(CudaKernels, EnlargingAndItsGradientAreThePlainOnes) {
+TEST_P(CudaKernels, EnlargingAndItsGradientAreThePlainOnes) {
   const std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {2, 3}, {5, 4}, {9, 8}, {13, 7}, {4, 150}};
   for (const auto& [h, w] : sizes)
     for (const auto& [H, W] : sizes) {
@@ -355,7 +362,7 @@ TEST(CudaKernels, EnlargingAndItsGradientAreThePlainOnes) {
 
 // --- strong views ---
 
-TEST(CudaKernels, StrongViewsAreTheHostsToTheBit) {
+TEST_P(CudaKernels, StrongViewsAreTheHostsToTheBit) {
   namespace cuda = ops::cuda;
   // Some with a mean to be measured, grey ones, and blurs of all widths that meet the edges.
   int contrasts = 0, greys = 0, blurs = 0;
