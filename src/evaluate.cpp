@@ -7,6 +7,7 @@
 #include "semiseg/device.h"
 #include "semiseg/distributed.h"
 #include "semiseg/loader.h"
+#include "upload.h"
 
 namespace semiseg {
 namespace {
@@ -114,7 +115,8 @@ Prediction predict_with_confidence(Segmenter& model, const Tensor& image_HWC, co
 std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split split, const EvalOptions& options,
                                const std::function<bool()>& stop, const std::function<void(int64_t, const Tensor&)>& seen) {
   const EvaluationMode evaluating(model);
-  OrderedReader reader(data, split, options.workers, /*first=*/process_rank(), /*stride=*/process_count());
+  OrderedReader reader(data, split, options.workers, /*first=*/process_rank(), /*stride=*/process_count(), options.device);
+  Upload upload(options.device);
   ConfusionMatrix matrix(model.num_classes(), options.device);
   const int64_t count = data.size(split);
   if (count == 0)
@@ -124,16 +126,19 @@ std::optional<Scores> evaluate(Segmenter& model, const Dataset& data, Split spli
     const int64_t index = round + process_rank();
     if (index >= count) break;
     const Sample sample = reader.next();
+    upload.begin();
+    const Tensor image_HWC = upload.send(sample.image_HWC), label_HW = upload.send(sample.label_HW);
+    upload.finish();
     Tensor prediction_HW;
     if (one_view(options.eval)) {
       at::NoGradGuard no_grad;
       const Autocast autocast(options.device, options.precision);
-      const auto [logits_BKhw, to] = whole_logits(model, on_device(sample.image_HWC, options));
-      const auto prediction_BHW = matrix.add_logits(logits_BKhw, sample.label_HW.unsqueeze(0), to, /*want_prediction=*/!!seen);
+      const auto [logits_BKhw, to] = whole_logits(model, on_device(image_HWC, options));
+      const auto prediction_BHW = matrix.add_logits(logits_BKhw, label_HW.unsqueeze(0), to, /*want_prediction=*/!!seen);
       if (seen) prediction_HW = prediction_BHW.squeeze(0);
     } else {
-      prediction_HW = predict_image(model, sample.image_HWC, options);
-      matrix.add(prediction_HW, sample.label_HW);
+      prediction_HW = predict_image(model, image_HWC, options);
+      matrix.add(prediction_HW, label_HW);
     }
     if (seen) seen(index, prediction_HW);
   }

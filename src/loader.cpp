@@ -22,6 +22,7 @@
 #include "semiseg/error.h"
 #include "strong_view.h"
 #include "thread_pool.h"
+#include "upload.h"
 #include "vectorized.h"
 #ifdef SEMISEG_CUDA
 #include "ops/colours_cuda.h"
@@ -120,11 +121,11 @@ void require_same_size(int64_t H, int64_t W, const Tensor& label_HW, const std::
               "a label has the size of its image");
 }
 
-// Batches on the host, each image still to be written into its place.
-struct HostLabeled {
+// Batches as the threads make them, each image still to be written into its place; then the same on the device.
+struct RawLabeled {
   Tensor image_BHWC, label_BHW;  // uint8
 };
-struct HostUnlabeled {
+struct RawUnlabeled {
   Tensor weak_BHWC, valid_BHW;        // uint8
   Tensor truth_BHW;                   // uint8, or undefined
   std::vector<Tensor> strong_BHWC;    // uint8; none where the device makes strong views
@@ -132,14 +133,14 @@ struct HostUnlabeled {
   std::vector<Tensor> cutmix_box_B4;  // int64
   std::vector<Tensor> draw_BD;        // float32; no more than boxes
 };
-struct HostBatch {
-  HostLabeled labeled;
-  HostUnlabeled unlabeled, mix;
+struct RawBatch {
+  RawLabeled labeled;
+  RawUnlabeled unlabeled, mix;
 };
 
 struct PendingBatch {
   int64_t index = 0;
-  std::shared_ptr<HostBatch> host;           // shared with the jobs: a batch given up may still be written to
+  std::shared_ptr<RawBatch> host;            // shared with the jobs: a batch given up may still be written to
   std::vector<std::future<void>> positions;  // labelled, unlabelled, mix: the order in which errors are reported
 };
 
@@ -237,6 +238,7 @@ struct Loader::State {
   Order labeled_order, unlabeled_order, mix_order;
   std::optional<RareClassSampler> rare_classes;
   std::deque<PendingBatch> pending;  // consecutive indices
+  Upload upload;
   double wait_seconds = 0;
   ThreadPool pool;  // last: its threads end before anything they use
 
@@ -249,6 +251,7 @@ struct Loader::State {
         labeled_order(options.seed, List::kLabeled, data.size(Split::kLabeled)),
         unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
+        upload(options.device),
         pool(loader_threads(options.workers)) {
     if (options.rare_class_temperature > 0) {
       rare_classes.emplace(
@@ -267,7 +270,7 @@ struct Loader::State {
   }
 
   // The jobs, on any thread. `draw` is the place in the list's endless sequence, `what` or `image` what stands there.
-  void load_labeled(HostLabeled& batch, int64_t position, int64_t draw, const LabeledDraw& what) const {
+  void load_labeled(RawLabeled& batch, int64_t position, int64_t draw, const LabeledDraw& what) const {
     Random random = crops_of(List::kLabeled, draw);
     Geometry geometry;
     Tensor label_HW;
@@ -293,7 +296,7 @@ struct Loader::State {
     put(batch.label_BHW, position, label_HW);
   }
 
-  void load_unlabeled(HostUnlabeled& batch, List list, int64_t position, int64_t draw, int64_t image) const {
+  void load_unlabeled(RawUnlabeled& batch, List list, int64_t position, int64_t draw, int64_t image) const {
     Random crops = crops_of(list, draw);
     Geometry geometry;
     const PartialSample sample = data.get_part(Split::kUnlabeled, image, [&](int64_t H, int64_t W, const Tensor& label_HW) {
@@ -338,9 +341,9 @@ struct Loader::State {
     return at::empty(shape, at::TensorOptions().dtype(type).pinned_memory(options.device.is_cuda()));
   }
 
-  HostUnlabeled unlabeled_batch(int boxes, int draws) const {
+  RawUnlabeled unlabeled_batch(int boxes, int draws) const {
     const int64_t B = options.batch_unlabeled / options.parts, H = options.view.crop_H, W = options.view.crop_W;
-    HostUnlabeled batch;
+    RawUnlabeled batch;
     batch.weak_BHWC = host_tensor({B, H, W, 3}, at::kByte);
     batch.valid_BHW = host_tensor({B, H, W}, at::kByte);
     if (options.needs.truth) batch.truth_BHW = host_tensor({B, H, W}, at::kByte);
@@ -359,7 +362,7 @@ struct Loader::State {
   // Of this part, which has B images, of batch `index`.
   int64_t first_draw(int64_t index, int64_t B) const { return (index * options.parts + options.part) * B; }
 
-  void submit_unlabeled(PendingBatch& batch, HostUnlabeled& part, List list, Order& order) {
+  void submit_unlabeled(PendingBatch& batch, RawUnlabeled& part, List list, Order& order) {
     const int64_t B = options.batch_unlabeled / options.parts;
     for (int64_t position = 0; position < B; ++position) {
       const int64_t draw = first_draw(batch.index, B) + position;
@@ -371,8 +374,8 @@ struct Loader::State {
 
   void begin(int64_t index) {
     const int64_t B = options.batch_labeled / options.parts, H = options.view.crop_H, W = options.view.crop_W;
-    PendingBatch batch{index, std::make_shared<HostBatch>(), {}};
-    HostBatch& host = *batch.host;
+    PendingBatch batch{index, std::make_shared<RawBatch>(), {}};
+    RawBatch& host = *batch.host;
     host.labeled = {host_tensor({B, H, W, 3}, at::kByte), host_tensor({B, H, W}, at::kByte)};
     for (int64_t position = 0; position < B; ++position) {
       const int64_t draw = first_draw(index, B) + position;
@@ -396,8 +399,10 @@ struct Loader::State {
   }
 
   // The batch's images in their places; the next ones are begun.
-  std::shared_ptr<HostBatch> take(int64_t index) {
-    const auto start = std::chrono::steady_clock::now();
+  std::shared_ptr<RawBatch> take(int64_t index) {
+    using Clock = std::chrono::steady_clock;
+    upload.begin();
+    const auto begin_of_call = Clock::now();
     if (!pending.empty() && pending.front().index != index) {
       pool.drop_waiting();
       pending.clear();
@@ -407,32 +412,51 @@ struct Loader::State {
 
     PendingBatch batch = std::move(pending.front());
     pending.pop_front();
-    for (const std::future<void>& position : batch.positions) position.wait();
-    wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    // While a GPU still works on what is queued, nothing waits for data.
+    constexpr auto kLook = std::chrono::microseconds(200);
+    std::optional<Clock::time_point> idle_since;
+    if (upload.idle()) idle_since = begin_of_call;
+    for (const std::future<void>& position : batch.positions)
+      while (position.wait_for(kLook) == std::future_status::timeout)
+        if (!idle_since && upload.idle()) idle_since = Clock::now();
+    if (idle_since) wait_seconds += std::chrono::duration<double>(Clock::now() - *idle_since).count();
     for (std::future<void>& position : batch.positions) position.get();
     return batch.host;
   }
 
-  Tensor to_device(const Tensor& tensor) const { return tensor.to(options.device, /*non_blocking=*/true); }
+  // The batch on the device, as it is.
+  RawUnlabeled send(const RawUnlabeled& host) {
+    const auto send_all = [&](const std::vector<Tensor>& tensors) {
+      std::vector<Tensor> sent;
+      for (const Tensor& tensor : tensors) sent.push_back(upload.send(tensor));
+      return sent;
+    };
+    return {upload.send(host.weak_BHWC), upload.send(host.valid_BHW),  upload.send(host.truth_BHW), send_all(host.strong_BHWC),
+            send_all(host.plan_BN),      send_all(host.cutmix_box_B4), send_all(host.draw_BD)};
+  }
+  RawBatch send(const RawBatch& host) {
+    RawBatch sent{
+        {upload.send(host.labeled.image_BHWC), upload.send(host.labeled.label_BHW)}, send(host.unlabeled), send(host.mix)};
+    upload.finish();
+    return sent;
+  }
 
   Tensor normalized(const Tensor& image_BHWC) const {
     return image_BHWC.is_cpu() ? normalize_on_cpu(image_BHWC, factors) : normalize_on_device(image_BHWC, scale, shift);
   }
-  Tensor image_to_device(const Tensor& image_BHWC) const { return normalized(to_device(image_BHWC)); }
 
-  UnlabeledBatch to_device(const HostUnlabeled& host) const {
+  UnlabeledBatch finished(const RawUnlabeled& raw) const {
     UnlabeledBatch batch;
-    const Tensor weak_BHWC = to_device(host.weak_BHWC);
-    batch.weak_BCHW = normalized(weak_BHWC);
+    batch.weak_BCHW = normalized(raw.weak_BHWC);
 #ifdef SEMISEG_CUDA
-    for (const Tensor& plan_BN : host.plan_BN)
-      batch.strong_BCHW.push_back(ops::colours_cuda::strong_views(weak_BHWC, to_device(plan_BN), factors.scale, factors.shift));
+    for (const Tensor& plan_BN : raw.plan_BN)
+      batch.strong_BCHW.push_back(ops::colours_cuda::strong_views(raw.weak_BHWC, plan_BN, factors.scale, factors.shift));
 #endif
-    batch.valid_BHW = to_device(host.valid_BHW).to(at::kBool);
-    for (const Tensor& strong_BHWC : host.strong_BHWC) batch.strong_BCHW.push_back(image_to_device(strong_BHWC));
-    if (host.truth_BHW.defined()) batch.truth_BHW = to_device(host.truth_BHW).to(at::kLong);
-    for (const Tensor& box_B4 : host.cutmix_box_B4) batch.cutmix_box_B4.push_back(to_device(box_B4));
-    for (const Tensor& draw_BD : host.draw_BD) batch.draw_BD.push_back(to_device(draw_BD));
+    batch.valid_BHW = raw.valid_BHW.to(at::kBool);
+    for (const Tensor& strong_BHWC : raw.strong_BHWC) batch.strong_BCHW.push_back(normalized(strong_BHWC));
+    if (raw.truth_BHW.defined()) batch.truth_BHW = raw.truth_BHW.to(at::kLong);
+    batch.cutmix_box_B4 = raw.cutmix_box_B4;
+    batch.draw_BD = raw.draw_BD;
     return batch;
   }
 };
@@ -463,12 +487,11 @@ Loader::Loader(const Dataset& data, LoaderOptions options) {
 Loader::~Loader() = default;
 
 TrainBatch Loader::batch(int64_t index) {
-  const std::shared_ptr<const HostBatch> host = state_->take(index);
+  const RawBatch raw = state_->send(*state_->take(index));
   TrainBatch batch;
-  batch.labeled.image_BCHW = state_->image_to_device(host->labeled.image_BHWC);
-  batch.labeled.label_BHW = state_->to_device(host->labeled.label_BHW).to(at::kLong);
-  if (state_->options.needs.unlabeled) batch.unlabeled = state_->to_device(host->unlabeled);
-  if (state_->options.needs.mix) batch.mix = state_->to_device(host->mix);
+  batch.labeled = {state_->normalized(raw.labeled.image_BHWC), raw.labeled.label_BHW.to(at::kLong)};
+  if (state_->options.needs.unlabeled) batch.unlabeled = state_->finished(raw.unlabeled);
+  if (state_->options.needs.mix) batch.mix = state_->finished(raw.mix);
   return batch;
 }
 
@@ -486,22 +509,36 @@ struct OrderedReader::State {
   const Split split;
   const int64_t ahead;  // samples read before they are asked for
   const int64_t stride;
+  const bool pins;
   int64_t next;  // to be begun
   std::deque<std::future<Sample>> samples;
   ThreadPool pool;  // last: its threads end before anything they use
 
-  State(const Dataset& dataset, Split which, int64_t workers, int64_t first, int64_t every)
-      : data(dataset), split(which), ahead(2 * workers), stride(every), next(first), pool(loader_threads(workers)) {}
+  State(const Dataset& dataset, Split which, int64_t workers, int64_t first, int64_t every, bool for_gpu)
+      : data(dataset),
+        split(which),
+        ahead(2 * workers),
+        stride(every),
+        pins(for_gpu),
+        next(first),
+        pool(loader_threads(workers)) {}
 
   void begin() {
-    samples.push_back(pool.submit([this, index = next] { return data.get(split, index); }));
+    samples.push_back(pool.submit([this, index = next] {
+      Sample sample = data.get(split, index);
+      if (pins)
+        for (Tensor* tensor : {&sample.image_HWC, &sample.label_HW})
+          if (tensor->defined()) *tensor = tensor->pin_memory();
+      return sample;
+    }));
     next += stride;
   }
 };
 
-OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first, int64_t stride) {
+OrderedReader::OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first, int64_t stride,
+                             torch::Device device) {
   cv::setNumThreads(0);
-  state_ = std::make_unique<State>(data, split, workers, first, stride);
+  state_ = std::make_unique<State>(data, split, workers, first, stride, device.is_cuda());
 }
 
 OrderedReader::~OrderedReader() = default;

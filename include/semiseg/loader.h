@@ -53,8 +53,9 @@ std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_
 // there is none, among those that hold c. Its crop is redrawn, up to 10 times, until it holds more pixels of c than .0007 of
 // the image has. Labels are then read once more, when the loader is made.
 //
-// Memory is bounded, however slow the caller: there are at most `prefetch` + 1 batches in uint8, read ahead or in work, and in
-// each thread one decoded image with its label and views, and a decoder's buffers of an image's and a file's size.
+// Memory is bounded, however slow the caller: there are at most `prefetch` + 1 batches in uint8, read ahead or in work, three
+// more on their way to a GPU, and in each thread one decoded image with its label and views, and a decoder's buffers of an
+// image's and a file's size.
 class Loader {
  public:
   Loader(const Dataset& data, LoaderOptions options);
@@ -66,7 +67,8 @@ class Loader {
   // Throws what reading threw: Error(kData) naming the file.
   TrainBatch batch(int64_t index);
 
-  // Seconds that batch() has waited for data since the last call of this function.
+  // Seconds that batch() has waited for data since the last call of this function; while a GPU was busy with earlier steps it
+  // did not wait.
   double take_wait_seconds();
 
  private:
@@ -80,8 +82,9 @@ Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, cons
 // Reads images of a list in order, ahead of the caller: at most two samples a thread.
 class OrderedReader {
  public:
-  // Image first, then every stride-th.
-  OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0, int64_t stride = 1);
+  // Image first, then every stride-th; in pinned memory where `device`, to which they will be sent, is a GPU.
+  OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0, int64_t stride = 1,
+                torch::Device device = torch::kCPU);
   ~OrderedReader();
   OrderedReader(const OrderedReader&) = delete;
   OrderedReader& operator=(const OrderedReader&) = delete;

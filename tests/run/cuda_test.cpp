@@ -17,6 +17,7 @@
 #include "semiseg/ops.h"
 #include "strong_view.h"
 #include "unit/ops_cases.h"
+#include "upload.h"
 #ifdef SEMISEG_CUDA
 #include "ops/colours_cuda.h"
 #endif
@@ -305,6 +306,28 @@ TEST(CudaSyncBatchNorm, HasTheValuesAndGradientsOfThePlainForm) {
     for (size_t i = 0; i < results[0].size(); ++i)
       expect_close(results[0][i].cpu(), results[1][i].cpu(), tolerance, str("tensor ", i, ", ", at::toString(type)));
   }
+}
+
+// Each batch is let go of as soon as its step is queued, which is long before the GPU has come to it.
+TEST(CudaUpload, WhatWasSentStaysUntilTheGpuHasUsedIt) {
+  REQUIRE_GPU();
+  const torch::Device device(at::kCUDA, 0);
+  Upload upload(device);
+  const auto ones = at::ones({4096, 4096}, at::TensorOptions(device));
+  constexpr int64_t kBytes = 1 << 20, kBatches = 20;
+  std::vector<Tensor> sums;
+  for (int64_t i = 0; i < kBatches; ++i) {
+    upload.begin();
+    const auto sent = upload.send(at::full({kBytes}, i, at::TensorOptions(at::kByte).pinned_memory(true)));
+    upload.finish();
+    auto product = ones;
+    for (int n = 0; n < 5; ++n) product = at::mm(ones, product) / 4096;
+    EXPECT_FALSE(upload.idle());
+    sums.push_back(sent.sum() + (product - 1).sum().to(at::kLong));
+  }
+  wait_for(device);
+  EXPECT_TRUE(upload.idle());
+  for (int64_t i = 0; i < kBatches; ++i) EXPECT_EQ(sums[static_cast<size_t>(i)].item<int64_t>(), i * kBytes) << i;
 }
 
 class CudaRun : public ProgramTest {
