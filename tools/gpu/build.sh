@@ -18,9 +18,11 @@ stamp=$venv/.ready-$torch-$cuda
 
 if [[ ! -e $stamp ]]; then
   echo "gpu build: installing LibTorch $torch with CUDA and the compiler of CUDA $cuda into $venv"
+  rm -rf "$venv" build-cuda  # one LibTorch's parts and objects do not go with another's
   python3 -m venv "$venv"
   pip() { "$python" -m pip --disable-pip-version-check --no-input -q install "$@"; }
-  pip "torch==$torch" 'cmake>=3.31' ninja numpy safetensors  # the last two: for tools/gpu/bundle.sh
+  # ===: the release as it is, with CUDA, also where pip knows a build of it for the CPU (2.13.0+cpu), which it would prefer.
+  pip "torch===$torch" 'cmake>=3.31' ninja numpy safetensors  # the last two: for tools/gpu/bundle.sh
   # The parts of one toolkit: pip would take the newest of each, and the compiler's do not work with each other's versions.
   pip "cuda-toolkit[nvcc,cccl,cudart,crt]==$cuda.*" "nvidia-nvvm==$cuda.*" "nvidia-cuda-crt==$cuda.*"
   touch "$stamp"
