@@ -7,6 +7,7 @@
 
 #ifdef SEMISEG_CUDA
 #include "ops/enlarge_cuda.h"
+#include "ops/pool_cuda.h"
 #include "semiseg/ops.h"
 #endif
 
@@ -56,6 +57,22 @@ class MaxPool : public Function<MaxPool> {
 };
 
 #ifdef SEMISEG_CUDA
+class FusedMaxPool : public Function<FusedMaxPool> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& x_BCHW) {
+    const auto [largest_BChw, place_BChw] = ops::pool_cuda::max_pool(x_BCHW, /*want_place=*/x_BCHW.requires_grad());
+    context->save_for_backward({place_BChw});
+    context->saved_data["H"] = x_BCHW.size(2);
+    context->saved_data["W"] = x_BCHW.size(3);
+    return largest_BChw;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& above) {
+    return {ops::pool_cuda::gradient(above[0], context->get_saved_variables()[0], context->saved_data["H"].toInt(),
+                                     context->saved_data["W"].toInt())};
+  }
+};
+
 using ops::enlarge_cuda::Kind;
 
 class FusedEnlargement : public Function<FusedEnlargement> {
@@ -90,6 +107,9 @@ Tensor plus(const Tensor& sum, const Tensor& x) { return sum.defined() ? sum + x
 Tensor max_pool_3x3_gathering(const Tensor& x_BCHW) { return MaxPool::apply(x_BCHW); }
 
 Tensor max_pool_3x3(const Tensor& x_BCHW) {
+#ifdef SEMISEG_CUDA
+  if (uses_fused_ops() && ops::pool_cuda::serves(x_BCHW)) return FusedMaxPool::apply(x_BCHW);
+#endif
   return ops::must_gather(x_BCHW) ? max_pool_3x3_gathering(x_BCHW) : at::max_pool2d(x_BCHW, kSide, kStride, kPadding);
 }
 

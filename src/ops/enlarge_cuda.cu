@@ -10,8 +10,6 @@
 namespace semiseg::ops::enlarge_cuda {
 namespace {
 
-constexpr int64_t kMostRows = 65535;  // of all images: a side of a grid
-
 // Calls take with a cuda::Enlargement of the kind, from h x w to H x W.
 template <class Take>
 void with_kind(Kind kind, int64_t h, int64_t w, int64_t H, int64_t W, int64_t C, const Take& take) {
@@ -37,7 +35,7 @@ Tensor empty_channels_last(const Tensor& like_BCHW, int64_t H, int64_t W) {
 }  // namespace
 
 bool serves(const Tensor& x_BChw, int64_t H) {
-  return cuda::is_in_packs(x_BChw) && x_BChw.size(0) * std::max(x_BChw.size(2), H) <= kMostRows;
+  return cuda::is_in_packs(x_BChw) && x_BChw.size(0) * std::max(x_BChw.size(2), H) <= cuda::kMostRows;
 }
 
 Tensor enlarge(const Tensor& x_BChw, const Tensor& sum_BCHW, int64_t H, int64_t W, Kind kind) {

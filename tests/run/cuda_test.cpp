@@ -146,6 +146,25 @@ TEST_F(CudaOps, EnlargingAndItsGradientAreThePlainOnes) {
       }
 }
 
+TEST_F(CudaOps, PoolingAndItsGradientAreThePlainOnes) {
+  REQUIRE_GPU();
+  for (const auto& [H, W] : {std::pair<int64_t, int64_t>{50, 64}, {33, 17}, {1, 1}})
+    for (const auto type : {at::kFloat, at::kHalf, at::kBFloat16}) {
+      const std::string what = str(H, " x ", W, ", ", at::toString(type));
+      const auto x_BCHW = waves({2, 64, H, W}).to(type).contiguous(at::MemoryFormat::ChannelsLast);
+      // The plain form on the CPU, in float32.
+      const auto run = [&](const Tensor& x, const torch::Device device) {
+        const auto leaf = x.to(device).detach().requires_grad_();
+        const auto y = max_pool_3x3(leaf);
+        y.backward(waves(y.sizes(), 1).to(type).to(y.options()));
+        return std::vector<Tensor>{y.detach().cpu(), leaf.grad().cpu()};
+      };
+      const auto fused = run(x_BCHW, at::Device(at::kCUDA, 0)), plain = run(x_BCHW.to(at::kFloat), at::Device(at::kCPU));
+      EXPECT_TRUE(fused[0].to(at::kFloat).equal(plain[0])) << what;
+      expect_close(fused[1].to(at::kFloat), plain[1], type == at::kFloat ? 1e-6 : 1e-2, what);
+    }
+}
+
 TEST_F(CudaOps, CountedClassesAreThePlainOnes) {
   REQUIRE_GPU();
   for (const int64_t K : {3, 19, 5000}) {

@@ -9,6 +9,7 @@
 #include "ops/cuda/enlarge.cuh"
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/norm.cuh"
+#include "ops/cuda/pool.cuh"
 #include "ops/plain.h"
 #include "semiseg/error.h"
 #include "strong_view.h"
@@ -357,6 +358,38 @@ TEST_P(CudaKernels, EnlargingAndItsGradientAreThePlainOnes) {
       using namespace ops::cuda;
       expect_plain_enlargement(linear_of(h, H), linear_of(w, W), h, w, H, W, what + ", bilinear");
       expect_plain_enlargement(nearest_of(h, H), nearest_of(w, W), h, w, H, W, what + ", nearest");
+    }
+}
+
+// --- pooling ---
+
+TEST_P(CudaKernels, PoolingAndItsGradientAreThePlainOnes) {
+  namespace cuda = ops::cuda;
+  constexpr int64_t B = 2, C = 8;
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {1, 6}, {2, 3}, {5, 4}, {9, 8}, {3, 300}};
+  for (const auto& [H, W] : sizes)
+    for (const bool equal : {false, true}) {
+      const std::string what = str(H, " x ", W, equal ? ", equal values" : "");
+      const auto x_BCHW = (equal ? at::zeros({B, C, H, W}) : waves({B, C, H, W})).contiguous(last);
+      const auto leaf = x_BCHW.detach().clone().requires_grad_();
+      const auto wanted = at::max_pool2d(leaf, 3, 2, 1);
+      const auto above_BChw = waves(wanted.sizes(), 2).flip(1).contiguous(last);
+      wanted.backward(above_BChw);
+
+      const int64_t h = wanted.size(2), w = wanted.size(3);
+      const cuda::PoolShape shape{static_cast<int>(H), static_cast<int>(W), static_cast<int>(h), static_cast<int>(w), C};
+      constexpr int kPacks = C / cuda::kPack<float>;
+      const auto y_BChw = at::full_like(above_BChw, NAN), of_x_BCHW = at::full_like(x_BCHW, NAN);
+      const auto place_BChw = at::full_like(above_BChw, 99, at::TensorOptions(at::kByte));
+      const auto f = [](const Tensor& tensor) { return tensor.data_ptr<float>(); };
+      launch({blocks(w * kPacks, cuda::kPoolThreads), static_cast<unsigned>(B * h)}, {cuda::kPoolThreads},
+             [&] { cuda::max_pool_kernel<float>(f(x_BCHW), shape, f(y_BChw), place_BChw.data_ptr<uint8_t>()); });
+      EXPECT_TRUE(y_BChw.equal(wanted)) << what;
+      launch({blocks(W * kPacks, cuda::kPoolThreads), static_cast<unsigned>(B * H)}, {cuda::kPoolThreads}, [&] {
+        cuda::max_pool_gradient_kernel<float>(f(above_BChw), place_BChw.data_ptr<uint8_t>(), shape, f(of_x_BCHW));
+      });
+      expect_close(of_x_BCHW, leaf.grad(), 1e-6, what);
     }
 }
 

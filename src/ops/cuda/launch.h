@@ -26,6 +26,8 @@ inline bool is_in_packs(const at::Tensor& x_BCHW) {
          reinterpret_cast<uintptr_t>(x_BCHW.const_data_ptr()) % 16 == 0;
 }
 
+constexpr int64_t kMostRows = 65535;  // of a grid, its second side
+
 inline int64_t quotient_up(int64_t of, int64_t by) { return (of + by - 1) / by; }
 
 // One dimension of a grid whose blocks take `each` of `of`.
