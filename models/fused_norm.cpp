@@ -20,6 +20,8 @@ Tensor as(const Tensor& tensor_BCHW, const Tensor& like_BCHW) {
                                : tensor_BCHW;
 }
 
+std::optional<Tensor> given(const Tensor& tensor) { return tensor.defined() ? std::optional(tensor) : std::nullopt; }
+
 class FusedNorm : public torch::autograd::Function<FusedNorm> {
  public:
   // weight and bias are arguments of their own because autograd looks for what it differentiates among the arguments.
@@ -66,12 +68,12 @@ Tensor batch_norm(const Tensor& x_BCHW, const BatchNorm& batch, bool relu, const
   const Running running{batch.running_mean_C, batch.running_var_C, batch.momentum};
   if (!batch.training)
     return ops::norm_cuda::apply(x_BCHW, as(residual_BCHW, x_BCHW), norm, ops::norm_cuda::of_running(running, norm));
-  const auto residual = residual_BCHW.defined() ? std::optional(residual_BCHW) : std::nullopt;
-  return FusedNorm::apply(x_BCHW, residual, batch.weight_C, batch.bias_C, norm, &running);
+  return FusedNorm::apply(x_BCHW, given(residual_BCHW), batch.weight_C, batch.bias_C, norm, &running);
 }
 
-Tensor group_norm_relu(const Tensor& x_BCHW, int64_t groups, const Tensor& weight_C, const Tensor& bias_C, double epsilon) {
-  return FusedNorm::apply(x_BCHW, std::nullopt, weight_C, bias_C, Norm{weight_C, bias_C, groups, epsilon, /*relu=*/true},
+Tensor group_norm(const Tensor& x_BCHW, int64_t groups, const Tensor& weight_C, const Tensor& bias_C, double epsilon, bool relu,
+                  const Tensor& residual_BCHW) {
+  return FusedNorm::apply(x_BCHW, given(residual_BCHW), weight_C, bias_C, Norm{weight_C, bias_C, groups, epsilon, relu},
                           nullptr);
 }
 

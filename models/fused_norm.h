@@ -22,6 +22,7 @@ bool serves_group_norm(const Tensor& x_BCHW, int64_t groups);
 
 // norm(x) + residual, of it max(0, .) with relu; residual may be undefined.
 Tensor batch_norm(const Tensor& x_BCHW, const BatchNorm& norm, bool relu, const Tensor& residual_BCHW);
-Tensor group_norm_relu(const Tensor& x_BCHW, int64_t groups, const Tensor& weight_C, const Tensor& bias_C, double epsilon);
+Tensor group_norm(const Tensor& x_BCHW, int64_t groups, const Tensor& weight_C, const Tensor& bias_C, double epsilon, bool relu,
+                  const Tensor& residual_BCHW);
 
 }  // namespace semiseg::fused_norm

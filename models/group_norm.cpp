@@ -9,9 +9,6 @@
 #include <cmath>
 #include <vector>
 
-#ifdef SEMISEG_CUDA
-#include "models/fused_norm.h"
-#endif
 #include "vectorized.h"
 
 namespace semiseg {
@@ -267,10 +264,6 @@ class GroupNormReLU : public torch::autograd::Function<GroupNormReLU> {
 }  // namespace
 
 Tensor group_norm_relu(const Tensor& x_BCHW, int64_t groups, const Tensor& weight_C, const Tensor& bias_C, double epsilon) {
-#ifdef SEMISEG_CUDA
-  if (fused_norm::serves_group_norm(x_BCHW, groups))
-    return fused_norm::group_norm_relu(x_BCHW, groups, weight_C, bias_C, epsilon);
-#endif
   const bool learns = at::GradMode::is_enabled() && (x_BCHW.requires_grad() || weight_C.requires_grad());
   const auto type = x_BCHW.scalar_type();
   if (learns && x_BCHW.is_cpu() && (type == at::kFloat || type == at::kBFloat16) && weight_C.scalar_type() == at::kFloat &&

@@ -91,6 +91,10 @@ GroupNorm2d::GroupNorm2d(int64_t channels)
       bias_(register_parameter("bias", at::empty({channels}))) {}
 
 Tensor GroupNorm2d::normalize(const Tensor& x_BCHW, bool relu, const Tensor& residual_BCHW) {
+#ifdef SEMISEG_CUDA
+  if (fused_norm::serves_group_norm(x_BCHW, groups_))
+    return fused_norm::group_norm(x_BCHW, groups_, weight_, bias_, kNormEpsilon, relu, residual_BCHW);
+#endif
   if (relu && !residual_BCHW.defined()) return group_norm_relu(x_BCHW, groups_, weight_, bias_, kNormEpsilon);
   return add_and_rectify(at::group_norm(x_BCHW, groups_, weight_, bias_, kNormEpsilon), residual_BCHW, relu);
 }

@@ -1,6 +1,7 @@
-// Pooling and enlarging inside networks. ATen's CUDA gradients of both add up with atomics, in another order every time, its pooling
-// keeps eight bytes a value to know where it came from, and autocast has it enlarge in float32. On a GPU both are kernels of our own,
-// where these serve, else ATen's operations with a gradient that gathers where run.deterministic wants one result; on the CPU, ATen's.
+// Pooling and enlarging inside networks. ATen's CUDA gradients of both add up with atomics, in another order every time, its
+// pooling keeps eight bytes a value to know where it came from, and autocast has it enlarge in float32. On a GPU both are
+// kernels of our own, where these serve, else ATen's operations with a gradient that gathers where run.deterministic wants one
+// result; on the CPU, ATen's.
 #pragma once
 
 #include "semiseg/types.h"

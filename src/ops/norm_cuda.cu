@@ -50,14 +50,25 @@ dim3 grid_of(const NormShape& shape, const Tensor& x_BCHW, const Norm& norm) {
   return dim3(static_cast<unsigned>(shape.chunks), grid_side(shape.C / pack_of(x_BCHW), shape.tile),
               static_cast<unsigned>(images(x_BCHW, norm)));
 }
-dim3 finish_grid(const NormShape& shape, const Tensor& x_BCHW, const Norm& norm) {
-  return dim3(grid_side(shape.C, cuda::kFinishChannels), static_cast<unsigned>(images(x_BCHW, norm)));
+
+// Calls finish(channels, grid, threads) with the channels of a block, which hold whole groups, as a constant.
+constexpr int64_t kMostChannelsOfGroup = 64;
+int64_t channels_of_group(int64_t C, int64_t groups) { return groups == 0 ? 1 : C / groups; }
+template <class Finish>
+void with_finish(const NormShape& shape, const Tensor& x_BCHW, const Norm& norm, const Finish& finish) {
+  const auto call = [&](auto channels) {
+    finish(channels, dim3(grid_side(shape.C, channels.value), static_cast<unsigned>(images(x_BCHW, norm))),
+           dim3(channels.value, cuda::kFinishParts<channels.value>));
+  };
+  if (channels_of_group(shape.C, norm.groups) > 32)
+    call(std::integral_constant<int, 64>{});
+  else
+    call(std::integral_constant<int, 32>{});
 }
-const dim3 kFinishThreads(cuda::kFinishChannels, cuda::kFinishParts);
 
 cuda::NormParameters parameters_of(const Norm& norm, int64_t C) {
   return {norm.weight_C.const_data_ptr<float>(), norm.bias_C.const_data_ptr<float>(), static_cast<float>(norm.epsilon),
-          norm.groups == 0 ? 1 : static_cast<int>(C / norm.groups)};
+          static_cast<int>(channels_of_group(C, norm.groups))};
 }
 
 // Channels-last memory, whatever the strides of sides of length 1 say.
@@ -73,7 +84,7 @@ Tensor floats(const Tensor& x_BCHW, at::IntArrayRef sizes) { return at::empty(si
 bool serves(const Tensor& x_BCHW, int64_t groups) {
   if (!cuda::is_in_packs(x_BCHW) || x_BCHW.size(0) > 65535) return false;
   const int64_t C = x_BCHW.size(1);
-  return groups == 0 || (C % groups == 0 && cuda::kFinishChannels % (C / groups) == 0);
+  return groups == 0 || (C % groups == 0 && kMostChannelsOfGroup % (C / groups) == 0);
 }
 
 Statistics measure(const Tensor& x_BCHW, const Norm& norm, const Running* running) {
@@ -89,11 +100,13 @@ Statistics measure(const Tensor& x_BCHW, const Norm& norm, const Running* runnin
     cuda::moments_kernel<T><<<grid_of(shape, x_BCHW, norm), cuda::kNormThreads, 0, stream>>>(data_of<T>(x_BCHW), shape,
                                                                                              sums_BN2C.data_ptr<float>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    cuda::finish_moments_kernel<T><<<finish_grid(shape, x_BCHW, norm), kFinishThreads, 0, stream>>>(
-        data_of<T>(x_BCHW), shape, sums_BN2C.const_data_ptr<float>(), parameters_of(norm, C), result.scale_BC.data_ptr<float>(),
-        result.shift_BC.data_ptr<float>(), result.mean_BC.data_ptr<float>(), result.rstd_BC.data_ptr<float>(),
-        running ? running->mean_C.data_ptr<float>() : nullptr, running ? running->var_C.data_ptr<float>() : nullptr,
-        running ? static_cast<float>(running->momentum) : 0.0f);
+    with_finish(shape, x_BCHW, norm, [&](auto channels, dim3 grid, dim3 threads) {
+      cuda::finish_moments_kernel<T, channels.value><<<grid, threads, 0, stream>>>(
+          data_of<T>(x_BCHW), shape, sums_BN2C.const_data_ptr<float>(), parameters_of(norm, C),
+          result.scale_BC.data_ptr<float>(), result.shift_BC.data_ptr<float>(), result.mean_BC.data_ptr<float>(),
+          result.rstd_BC.data_ptr<float>(), running ? running->mean_C.data_ptr<float>() : nullptr,
+          running ? running->var_C.data_ptr<float>() : nullptr, running ? static_cast<float>(running->momentum) : 0.0f);
+    });
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return result;
@@ -151,9 +164,11 @@ Gradients gradients(const Tensor& above_BCHW, const Tensor& x_BCHW, const Tensor
           <<<grid_of(shape, x_BCHW, norm), cuda::kNormThreads, 0, stream>>>(x, above, data_of<T>(y_BCHW), shape, scale, shift,
                                                                             mean, of_residual, sums_BN2C.data_ptr<float>());
       C10_CUDA_KERNEL_LAUNCH_CHECK();
-      cuda::finish_gradient_kernel<<<finish_grid(shape, x_BCHW, norm), kFinishThreads, 0, stream>>>(
-          shape, sums_BN2C.const_data_ptr<float>(), parameters_of(norm, C), mean, rstd, q_BC.data_ptr<float>(),
-          r_BC.data_ptr<float>(), of_weight_BC.data_ptr<float>(), of_bias_BC.data_ptr<float>());
+      with_finish(shape, x_BCHW, norm, [&](auto channels, dim3 grid, dim3 threads) {
+        cuda::finish_gradient_kernel<channels.value><<<grid, threads, 0, stream>>>(
+            shape, sums_BN2C.const_data_ptr<float>(), parameters_of(norm, C), mean, rstd, q_BC.data_ptr<float>(),
+            r_BC.data_ptr<float>(), of_weight_BC.data_ptr<float>(), of_bias_BC.data_ptr<float>());
+      });
       C10_CUDA_KERNEL_LAUNCH_CHECK();
       cuda::norm_gradient_kernel<T, relu.value, residual.value>
           <<<grid_of(of_pixels, x_BCHW, norm), cuda::kNormThreads, 0, stream>>>(

@@ -263,24 +263,30 @@ TEST_F(CudaOps, BatchNormalisationByRunningStatisticsIsThePlainOne) {
   }
 }
 
-TEST_F(CudaOps, GroupNormalisationWithItsReluIsThePlainOne) {
+TEST_F(CudaOps, GroupNormalisationWithWhatFollowsIsThePlainOne) {
   REQUIRE_GPU();
   for (const auto& [type, tolerance] :
        {std::pair(at::kFloat, 2e-3), std::pair(at::kHalf, 2e-2), std::pair(at::kBFloat16, 6e-2)})
-    for (const auto& [C, H, W] : {std::array<int64_t, 3>{128, 33, 20}, {128, 1, 2}, {64, 100, 80}}) {
-      const auto x = (waves({3, C, H, W}) + 3).to(type).to(at::kFloat);
-      const auto layer = std::make_shared<GroupNorm2d>(C);
-      const auto run = [&](at::ScalarType of_x) {
-        for (const auto& parameter : layer->parameters()) parameter.mutable_grad().reset();
-        return pass(
-            layer, [&](const Tensor& a, const Tensor&) { return layer->forward_relu(a); }, x, x, of_x);
-      };
-      const auto fused = run(type);
-      use_fused_ops(false);
-      const auto plain = run(at::kFloat);  // ATen's takes no float16 with weights of float32
-      use_fused_ops(true);
-      expect_alike(fused, plain, tolerance, str(C, " x ", H, " x ", W, ", ", at::toString(type)));
-    }
+    for (const auto& [C, H, W] : {std::array<int64_t, 3>{128, 33, 20}, {128, 1, 2}, {64, 100, 80}, {2048, 5, 4}})
+      for (const int form : {0, 1, 2}) {  // alone, with a ReLU, with a sum and a ReLU
+        const auto rounded = [of = type](const Tensor& values) { return values.to(of).to(at::kFloat); };
+        const auto x = rounded(waves({3, C, H, W}) + 3), residual = rounded(waves({3, C, H, W}, 1).flip(1));
+        const auto layer = std::make_shared<GroupNorm2d>(C);
+        const auto run = [&](at::ScalarType of_x) {
+          for (const auto& parameter : layer->parameters()) parameter.mutable_grad().reset();
+          return pass(
+              layer,
+              [&](const Tensor& a, const Tensor& b) {
+                return form == 0 ? layer->forward(a) : layer->forward_relu(a, form == 2 ? b : Tensor());
+              },
+              x, residual, of_x);
+        };
+        const auto fused = run(type);
+        use_fused_ops(false);
+        const auto plain = run(at::kFloat);  // ATen's takes no float16 with weights of float32
+        use_fused_ops(true);
+        expect_alike(fused, plain, tolerance, str(C, " x ", H, " x ", W, ", ", at::toString(type), ", form ", form));
+      }
 }
 
 TEST(CudaNetwork, ForwardPassIsTheCpus) {

@@ -239,8 +239,8 @@ struct NormResult {
   Tensor y, of_x, of_residual, of_weight, of_bias, mean, rstd, running_mean, running_var;
 };
 
-// x, residual and above: [B, P, C]; `most_pixels` of a chunk.
-template <bool kReLU, bool kResidual>
+// x, residual and above: [B, P, C]; `most_pixels` of a chunk, kChannels of a block that finishes.
+template <bool kReLU, bool kResidual, int kChannels>
 NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& above, const Tensor& weight, const Tensor& bias,
                      int channels_of_group, int most_pixels) {
   namespace cuda = ops::cuda;
@@ -250,8 +250,8 @@ NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& abov
   const int tile = std::min(packs, 2);  // so that small cases have several
   const int chunks = static_cast<int>((P + most_pixels - 1) / most_pixels);
   const cuda::NormShape shape{P, C, tile, most_pixels, chunks};
-  const Dim3 grid{static_cast<unsigned>(chunks), blocks(packs, tile), B}, finish{blocks(C, cuda::kFinishChannels), B};
-  const Dim3 threads{cuda::kNormThreads}, finish_threads{cuda::kFinishChannels, cuda::kFinishParts};
+  const Dim3 grid{static_cast<unsigned>(chunks), blocks(packs, tile), B}, finish{blocks(C, kChannels), B};
+  const Dim3 threads{cuda::kNormThreads}, finish_threads{kChannels, cuda::kFinishParts<kChannels>};
   const auto sums = at::full({x.size(0), chunks, 2, C}, NAN);
   const auto of_BC = [&] { return at::full({x.size(0), C}, NAN); };
   const auto scale = of_BC(), shift = of_BC(), q = of_BC(), r = of_BC();
@@ -261,8 +261,9 @@ NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& abov
   const auto f = [](const Tensor& tensor) { return tensor.data_ptr<float>(); };
   launch(grid, threads, [&] { cuda::moments_kernel<float>(f(x), shape, f(sums)); });
   launch(finish, finish_threads, [&] {
-    cuda::finish_moments_kernel<float>(f(x), shape, f(sums), parameters, f(scale), f(shift), f(result.mean), f(result.rstd),
-                                       B == 1 ? f(result.running_mean) : nullptr, f(result.running_var), 0.1f);
+    cuda::finish_moments_kernel<float, kChannels>(f(x), shape, f(sums), parameters, f(scale), f(shift), f(result.mean),
+                                                  f(result.rstd), B == 1 ? f(result.running_mean) : nullptr,
+                                                  f(result.running_var), 0.1f);
   });
   launch(grid, threads,
          [&] { cuda::apply_norm_kernel<float, kReLU, kResidual>(f(x), f(residual), shape, f(scale), f(shift), f(result.y)); });
@@ -272,8 +273,8 @@ NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& abov
                                                         f(result.of_residual), f(sums));
   });
   launch(finish, finish_threads, [&] {
-    cuda::finish_gradient_kernel(shape, f(sums), parameters, f(result.mean), f(result.rstd), f(q), f(r), f(result.of_weight),
-                                 f(result.of_bias));
+    cuda::finish_gradient_kernel<kChannels>(shape, f(sums), parameters, f(result.mean), f(result.rstd), f(q), f(r),
+                                            f(result.of_weight), f(result.of_bias));
   });
   launch(grid, threads, [&] {
     cuda::norm_gradient_kernel<float, kReLU, kResidual>(f(x), kReLU && kResidual ? f(result.of_residual) : f(above), shape,
@@ -282,7 +283,7 @@ NormResult normalise(const Tensor& x, const Tensor& residual, const Tensor& abov
   return result;
 }
 
-template <bool kReLU, bool kResidual>
+template <bool kReLU, bool kResidual, int kChannels = 32>
 void expect_plain_norm(int64_t B, int64_t P, int64_t C, int64_t groups, int most_pixels) {
   const std::string what = str(B, " x ", P, " x ", C, ", ", groups, " groups", kReLU ? ", ReLU" : "", kResidual ? ", sum" : "");
   const auto x = waves({B, P, C}) + 20, residual = waves({B, P, C}, 1).flip(1), above = waves({B, P, C}, 1).flip(2);
@@ -300,8 +301,8 @@ void expect_plain_norm(int64_t B, int64_t P, int64_t C, int64_t groups, int most
   y.backward(above.to(at::kDouble));
 
   const auto shaped = [&](const Tensor& tensor) { return batch ? tensor.reshape({1, B * P, C}) : tensor; };
-  const auto got = normalise<kReLU, kResidual>(shaped(x), shaped(residual), shaped(above), weight, bias,
-                                               batch ? 1 : static_cast<int>(C / groups), most_pixels);
+  const auto got = normalise<kReLU, kResidual, kChannels>(shaped(x), shaped(residual), shaped(above), weight, bias,
+                                                          batch ? 1 : static_cast<int>(C / groups), most_pixels);
   expect_close(got.y.view({B, P, C}), y.detach(), 1e-4, what);
   expect_close(got.of_x.view({B, P, C}), leaf_x.grad(), 2e-4, what);
   if (kReLU && kResidual) expect_close(got.of_residual.view({B, P, C}), leaf_residual.grad(), 1e-5, what);
@@ -319,6 +320,8 @@ TEST_P(CudaKernels, NormalisationAndItsGradientAreThePlainOnes) {
   expect_plain_norm<true, true>(2, 20, 36, 0, 128);
   expect_plain_norm<true, false>(2, 130, 16, 4, 128);
   expect_plain_norm<true, false>(3, 5, 64, 2, 128);
+  expect_plain_norm<true, true>(2, 20, 36, 9, 128);
+  expect_plain_norm<false, false, 64>(2, 7, 128, 2, 128);
 }
 
 // --- enlarging ---

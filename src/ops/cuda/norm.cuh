@@ -94,14 +94,18 @@ __global__ void __launch_bounds__(kNormThreads) moments_kernel(const T* x, NormS
 
 // --- from the sums of the chunks to what is done to each pixel ---
 
-constexpr int kFinishChannels = 32, kFinishParts = 32;  // threads of a block
+// Threads of a block: kChannels channels, a multiple of those of a group, and as many parts of the chunks as there is room for.
+constexpr int kFinishThreads = 1024;
+template <int kChannels>
+constexpr int kFinishParts = kFinishThreads / kChannels;
 
-// The two sums of channel c over the chunks, in shared memory of [kFinishParts][2][kFinishChannels]; whole for part 0.
-__device__ inline void gather_sums(const NormShape& shape, const float* sums_BN2C, int b, int c, double (*all)[2][kFinishChannels]) {
+// The two sums of channel c over the chunks, in shared memory of [parts][2][channels]; whole for part 0.
+template <int kChannels>
+__device__ void gather_sums(const NormShape& shape, const float* sums_BN2C, int b, int c, double (*all)[2][kChannels]) {
   const int channel = static_cast<int>(threadIdx.x), part = static_cast<int>(threadIdx.y);
   double first = 0, second = 0;
   if (c < shape.C)
-    for (int chunk = part; chunk < shape.chunks; chunk += kFinishParts) {
+    for (int chunk = part; chunk < shape.chunks; chunk += kFinishParts<kChannels>) {
       const float* from = sums_BN2C + (static_cast<int64_t>(b) * shape.chunks + chunk) * 2 * shape.C + c;
       first += from[0];
       second += from[shape.C];
@@ -110,7 +114,7 @@ __device__ inline void gather_sums(const NormShape& shape, const float* sums_BN2
   all[part][1][channel] = second;
   __syncthreads();
   if (part > 0) return;
-  for (int other = 1; other < kFinishParts; ++other) {
+  for (int other = 1; other < kFinishParts<kChannels>; ++other) {
     first += all[other][0][channel];
     second += all[other][1][channel];
   }
@@ -121,18 +125,18 @@ __device__ inline void gather_sums(const NormShape& shape, const float* sums_BN2
 struct NormParameters {
   const float *weight_C, *bias_C;
   float epsilon;
-  int channels_of_group;  // divides kFinishChannels
+  int channels_of_group;
 };
 
-// Grid: (blocks of kFinishChannels channels, B).
-template <class T>
-__global__ void finish_moments_kernel(const T* x, NormShape shape, const float* sums_BN2C, NormParameters parameters,
+// Grid: (blocks of kChannels channels, B).
+template <class T, int kChannels>
+__global__ void __launch_bounds__(kFinishThreads) finish_moments_kernel(const T* x, NormShape shape, const float* sums_BN2C, NormParameters parameters,
                                       float* scale_BC, float* shift_BC, float* mean_BC, float* rstd_BC, float* running_mean_C,
                                       float* running_var_C, float momentum) {
-  __shared__ double all[kFinishParts][2][kFinishChannels];
+  __shared__ double all[kFinishParts<kChannels>][2][kChannels];
   const int b = static_cast<int>(blockIdx.y), channel = static_cast<int>(threadIdx.x);
-  const int c = static_cast<int>(blockIdx.x) * kFinishChannels + channel;
-  gather_sums(shape, sums_BN2C, b, c, all);
+  const int c = static_cast<int>(blockIdx.x) * kChannels + channel;
+  gather_sums<kChannels>(shape, sums_BN2C, b, c, all);
   const bool works = threadIdx.y == 0 && c < shape.C;
   if (works) {
     // Of the channel alone.
@@ -240,13 +244,14 @@ __global__ void __launch_bounds__(kNormThreads)
 // With S and S' the sums over a group of weight g and of weight g (x - mean), and N its values:
 //   dx = scale g + q x + r,   q = -rstd^3 S' / N,   r = -rstd S / N - q mean
 // and of each image dweight = rstd sum g (x - mean), dbias = sum g.
-__global__ SEMISEG_KERNEL void finish_gradient_kernel(NormShape shape, const float* sums_BN2C, NormParameters parameters,
+template <int kChannels>
+__global__ void __launch_bounds__(kFinishThreads) finish_gradient_kernel(NormShape shape, const float* sums_BN2C, NormParameters parameters,
                                               const float* mean_BC, const float* rstd_BC, float* q_BC, float* r_BC,
                                               float* of_weight_BC, float* of_bias_BC) {
-  __shared__ double all[kFinishParts][2][kFinishChannels];
+  __shared__ double all[kFinishParts<kChannels>][2][kChannels];
   const int b = static_cast<int>(blockIdx.y), channel = static_cast<int>(threadIdx.x);
-  const int c = static_cast<int>(blockIdx.x) * kFinishChannels + channel;
-  gather_sums(shape, sums_BN2C, b, c, all);
+  const int c = static_cast<int>(blockIdx.x) * kChannels + channel;
+  gather_sums<kChannels>(shape, sums_BN2C, b, c, all);
   const bool works = threadIdx.y == 0 && c < shape.C;
   const int64_t at = static_cast<int64_t>(b) * shape.C + c;
   if (works) {
