@@ -12,7 +12,7 @@ the weak images in one pass, with their features and the same features under Dro
 one pass; softmax, max and argmax of logits at full size; cross-entropy of the labelled images; for each strong view and for the
 dropped features the cross-entropy against the pseudo-labels, 0 below the confidence threshold and on padding, over the pixels that are
 no padding; SGD with momentum; the numbers that it logs, read each step. Dropped are, in place of DeepLabV3+'s two features, the four
-that FPN reads.
+that FPN reads. tools/study/unimatch_train.py trains with the same step.
 
 DATA is what `semiseg synth` makes. Loading follows dataset/semi.py and dataset/transform.py, by PIL and torchvision in three zipped
 DataLoaders with 2 worker processes each. Without --data the step runs on fixed tensors. Prints a line when it is about to load its
@@ -44,13 +44,13 @@ normalize = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.4
 
 
 class Views(Dataset):
-    """Weak views of labelled images with labels, or weak and strong views of unlabelled ones with mask and CutMix boxes."""
+    """Weak views of labelled images with labels, or weak and strong views of unlabelled ones with mask and CutMix boxes.
 
-    def __init__(self, root, crop, labeled, classes):
-        self.images = sorted((root / "leftImg8bit/train").glob("*/*.png"))
-        self.labels = sorted((root / "gtFine/train").glob("*/*_labelTrainIds.png"))
-        if not self.images or len(self.images) != len(self.labels):
-            raise SystemExit(f"{root}: no images and labels as `semiseg synth` makes them")
+    labels may be None where images are unlabelled: of their labels nothing is used but the size.
+    """
+
+    def __init__(self, images, labels, crop, labeled, classes):
+        self.images, self.labels = images, labels
         self.crop, self.labeled, self.classes = crop, labeled, classes
 
     def __len__(self):
@@ -94,7 +94,7 @@ class Views(Dataset):
 
     def __getitem__(self, index):
         image = Image.open(self.images[index]).convert("RGB")
-        label = Image.fromarray(np.array(Image.open(self.labels[index])))
+        label = Image.fromarray(np.array(Image.open(self.labels[index]))) if self.labels else Image.new("L", image.size)
         image, label = self.weak_view(image, label)
         label = torch.from_numpy(np.array(label)).long()
         if self.labeled:
@@ -104,9 +104,17 @@ class Views(Dataset):
         return (normalize(image), self.strong_view(image), self.strong_view(image), mask, self.cutmix_box(), self.cutmix_box())
 
 
+def synth_files(root):
+    images = sorted((root / "leftImg8bit/train").glob("*/*.png"))
+    labels = sorted((root / "gtFine/train").glob("*/*_labelTrainIds.png"))
+    if not images or len(images) != len(labels):
+        raise SystemExit(f"{root}: no images and labels as `semiseg synth` makes them")
+    return images, labels
+
+
 def loaded_batches(arguments, count):
     def loader(batch, labeled):
-        views = Views(arguments.data, arguments.crop, labeled, arguments.classes)
+        views = Views(*synth_files(arguments.data), arguments.crop, labeled, arguments.classes)
         sampler = RandomSampler(views, replacement=True, num_samples=count * batch)
         return DataLoader(views, batch_size=batch, num_workers=2, drop_last=True, sampler=sampler)
     unlabeled = loader(arguments.batch_unlabeled, labeled=False)
@@ -131,6 +139,96 @@ def fixed_batches(arguments, count):
     return (batch for _ in range(count))
 
 
+def memory_format_of(arguments):
+    return torch.channels_last if arguments.channels_last else torch.contiguous_format
+
+
+def make_model(arguments, classes):
+    model = smp.FPN(arguments.backbone, encoder_weights=None, classes=classes)
+    return model.to(arguments.device, memory_format=memory_format_of(arguments))
+
+
+def make_optimizer(model):
+    return torch.optim.SGD([{"params": model.encoder.parameters()},
+                            {"params": [*model.decoder.parameters(), *model.segmentation_head.parameters()]}],
+                           lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+def autocast(arguments):
+    return torch.autocast(arguments.device, torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
+
+
+def pseudo_label(logits):
+    return logits.softmax(dim=1).max(dim=1)[0], logits.argmax(dim=1)
+
+
+class Step:
+    """One iteration of unimatch.py on a batch of labelled, unlabelled and mix images; `logged` sums up what it logs.
+
+    keep_batch: the batch comes again, so CutMix must not write into it.
+    """
+
+    def __init__(self, model, optimizer, arguments, class_weights=None, keep_batch=False):
+        self.model, self.optimizer, self.arguments, self.keep_batch = model, optimizer, arguments, keep_batch
+        self.drop = torch.nn.Dropout2d(0.5)
+        self.criterion_labeled = torch.nn.CrossEntropyLoss(weight=class_weights, ignore_index=IGNORED)
+        self.logged = dict.fromkeys(("loss", "labeled", "strong", "dropped", "mask"), 0.0)
+
+    def with_dropped_features(self, image):
+        model = self.model
+        features = model.encoder(image)
+        # What FPN's decoder does not read, the image and the feature at stride 2, need not be doubled.
+        both = features[:-4] + [torch.cat((feature, self.drop(feature))) for feature in features[-4:]]
+        return model.segmentation_head(model.decoder(both)).chunk(2)
+
+    def unlabeled_loss(self, logits, label, confidence, ignore):
+        accepted = (confidence >= self.arguments.threshold) & (ignore != IGNORED)
+        loss = F.cross_entropy(logits, label, reduction="none") * accepted
+        return loss.sum() / torch.sum(ignore != IGNORED).item()
+
+    def __call__(self, batch):
+        model, arguments, logged, memory_format = self.model, self.arguments, self.logged, memory_format_of(self.arguments)
+        batch = [[tensor.to(arguments.device) for tensor in part] for part in batch]
+        (image, label), (weak, strong1, strong2, ignore, box1, box2), (mix_weak, mix_strong1, mix_strong2, mix_ignore, _, _) = batch
+        strong = [strong1.clone(), strong2.clone()] if self.keep_batch else [strong1, strong2]
+        boxes = [box1, box2]
+        image, weak, mix_weak = (x.contiguous(memory_format=memory_format) for x in (image, weak, mix_weak))
+        with torch.no_grad(), autocast(arguments):
+            model.eval()
+            mix_confidence, mix_label = pseudo_label(model(mix_weak))
+        for view, box, mix in zip(strong, boxes, (mix_strong1, mix_strong2)):
+            where = box.unsqueeze(1).expand(view.shape) == 1
+            view[where] = mix[where]
+
+        model.train()
+        with autocast(arguments):
+            logits, dropped = self.with_dropped_features(torch.cat((image, weak)))
+            labeled_logits, weak_logits = logits.split((len(image), len(weak)))
+            dropped_logits = dropped[len(image):]
+            strong_logits = model(torch.cat(strong).contiguous(memory_format=memory_format)).chunk(2)
+
+            confidence, pseudo = pseudo_label(weak_logits.detach())
+            labeled_loss = self.criterion_labeled(labeled_logits, label)
+            strong_losses = []
+            for view_logits, box in zip(strong_logits, boxes):
+                mixed = [x.clone() for x in (pseudo, confidence, ignore)]
+                for x, source in zip(mixed, (mix_label, mix_confidence, mix_ignore)):
+                    x[box == 1] = source[box == 1]
+                strong_losses.append(self.unlabeled_loss(view_logits, *mixed))
+            dropped_loss = self.unlabeled_loss(dropped_logits, pseudo, confidence, ignore)
+            loss = (labeled_loss + strong_losses[0] * 0.25 + strong_losses[1] * 0.25 + dropped_loss * 0.5) / 2.0
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        logged["loss"] += loss.item()
+        logged["labeled"] += labeled_loss.item()
+        logged["strong"] += (strong_losses[0].item() + strong_losses[1].item()) / 2.0
+        logged["dropped"] += dropped_loss.item()
+        used = ((confidence >= arguments.threshold) & (ignore != IGNORED)).sum().item()
+        logged["mask"] += used / (ignore != IGNORED).sum().item()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path)
@@ -152,76 +250,12 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as unimatch.py
-    memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
-    model = smp.FPN(arguments.backbone, encoder_weights=None, classes=arguments.classes)
-    model = model.to(arguments.device, memory_format=memory_format)
+    model = make_model(arguments, arguments.classes)
     if arguments.compile:
         for part in (model.encoder, model.decoder, model.segmentation_head):
             part.compile()
-    optimizer = torch.optim.SGD([{"params": model.encoder.parameters()},
-                                 {"params": [*model.decoder.parameters(), *model.segmentation_head.parameters()]}],
-                                lr=0.01, momentum=0.9, weight_decay=1e-4)
-    drop = torch.nn.Dropout2d(0.5)
-    criterion_labeled = torch.nn.CrossEntropyLoss(ignore_index=IGNORED)
-
-    def autocast():
-        return torch.autocast(arguments.device, torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
-
-    def with_dropped_features(image):
-        features = model.encoder(image)
-        # What FPN's decoder does not read, the image and the feature at stride 2, need not be doubled.
-        both = features[:-4] + [torch.cat((feature, drop(feature))) for feature in features[-4:]]
-        return model.segmentation_head(model.decoder(both)).chunk(2)
-
-    def pseudo_label(logits):
-        return logits.softmax(dim=1).max(dim=1)[0], logits.argmax(dim=1)
-
-    def unlabeled_loss(logits, label, confidence, ignore):
-        loss = F.cross_entropy(logits, label, reduction="none") * ((confidence >= arguments.threshold) & (ignore != IGNORED))
-        return loss.sum() / torch.sum(ignore != IGNORED).item()
-
-    logged = dict.fromkeys(("loss", "labeled", "strong", "dropped", "mask"), 0.0)
-
-    def step(batch):
-        batch = [[tensor.to(arguments.device) for tensor in part] for part in batch]
-        (image, label), (weak, strong1, strong2, ignore, box1, box2), (mix_weak, mix_strong1, mix_strong2, mix_ignore, _, _) = batch
-        strong = [strong1.clone(), strong2.clone()] if arguments.data is None else [strong1, strong2]
-        boxes = [box1, box2]
-        image, weak, mix_weak = (x.contiguous(memory_format=memory_format) for x in (image, weak, mix_weak))
-        with torch.no_grad(), autocast():
-            model.eval()
-            mix_confidence, mix_label = pseudo_label(model(mix_weak))
-        for view, box, mix in zip(strong, boxes, (mix_strong1, mix_strong2)):
-            where = box.unsqueeze(1).expand(view.shape) == 1
-            view[where] = mix[where]
-
-        model.train()
-        with autocast():
-            logits, dropped = with_dropped_features(torch.cat((image, weak)))
-            labeled_logits, weak_logits = logits.split((len(image), len(weak)))
-            dropped_logits = dropped[len(image):]
-            strong_logits = model(torch.cat(strong).contiguous(memory_format=memory_format)).chunk(2)
-
-            confidence, pseudo = pseudo_label(weak_logits.detach())
-            labeled_loss = criterion_labeled(labeled_logits, label)
-            strong_losses = []
-            for view_logits, box in zip(strong_logits, boxes):
-                mixed = [x.clone() for x in (pseudo, confidence, ignore)]
-                for x, source in zip(mixed, (mix_label, mix_confidence, mix_ignore)):
-                    x[box == 1] = source[box == 1]
-                strong_losses.append(unlabeled_loss(view_logits, *mixed))
-            dropped_loss = unlabeled_loss(dropped_logits, pseudo, confidence, ignore)
-            loss = (labeled_loss + strong_losses[0] * 0.25 + strong_losses[1] * 0.25 + dropped_loss * 0.5) / 2.0
-
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        logged["loss"] += loss.item()
-        logged["labeled"] += labeled_loss.item()
-        logged["strong"] += (strong_losses[0].item() + strong_losses[1].item()) / 2.0
-        logged["dropped"] += dropped_loss.item()
-        used = ((confidence >= arguments.threshold) & (ignore != IGNORED)).sum().item()
-        logged["mask"] += used / (ignore != IGNORED).sum().item()
+    optimizer = make_optimizer(model)
+    step = Step(model, optimizer, arguments, keep_batch=arguments.data is None)
 
     count = arguments.warmup + arguments.steps
     batches = (loaded_batches if arguments.data else fixed_batches)(arguments, count)
@@ -240,7 +274,7 @@ def main():
         peak_mb = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps({"step_ms": 1e3 * mean, "images_per_s": (arguments.batch_labeled + arguments.batch_unlabeled) / mean,
                       "peak_memory_mb": peak_mb,
-                      "loss": logged["loss"] / count, "step_ms_all": [round(1e3 * t, 3) for t in timed],
+                      "loss": step.logged["loss"] / count, "step_ms_all": [round(1e3 * t, 3) for t in timed],
                       "torch": torch.__version__}))
 
 

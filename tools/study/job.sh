@@ -3,12 +3,18 @@
 
 semiseg=${SEMISEG:-build/semiseg}
 
+# is_done RUN
+is_done() {
+  local state
+  state=$(sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$1/status.json" 2>/dev/null || true)
+  [[ $state == done ]]
+}
+
 # job RUN train-arguments...: RUN is the run folder; what the terminal would show goes to RUN.out.
 job() {
-  local run=$1 state
+  local run=$1
   shift
-  state=$(sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$run/status.json" 2>/dev/null || true)
-  if [[ $state == done ]]; then return 0; fi
+  if is_done "$run"; then return 0; fi
   if compgen -G "$run/checkpoints/*.safetensors" >/dev/null; then
     echo "study: resuming $run"
     "$semiseg" train --resume "$run" >"$run.out"
@@ -20,14 +26,17 @@ job() {
 }
 
 # beside RUN train-arguments...: the same, beside up to JOBS - 1 others; finish_all waits for them, and fails where one has failed.
+beside() { command_beside job "$@"; }
+
+# command_beside COMMAND...: so with any command.
 pids=()
-beside() {
+command_beside() {
   if ((${JOBS:-1} <= 1)); then
-    job "$@"
+    "$@"
     return
   fi
   while (($(jobs -pr | wc -l) >= JOBS)); do sleep 0.2; done
-  job "$@" &
+  "$@" &
   pids+=($!)
 }
 finish_all() {

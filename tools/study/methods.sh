@@ -12,6 +12,10 @@
 # its weights is evaluated, as in methods with such a teacher. fixmatch4 sees four and four. balanced is configs/camvid/balanced.yaml,
 # FixMatch with the parts that serve rare classes. The second network of cps takes the backbone of the start alone: two that are equal
 # have nothing to teach each other.
+#
+# unimatch_python is UniMatch in Python as published (unimatch_train.py), with the settings of unimatch and from the same start, scored
+# at its end alone; left out where $PYTHON (python3) lacks segmentation_models_pytorch. It is float32, as published;
+# UNIMATCH_FLAGS="--precision bf16 --channels-last" makes it what semiseg is on a GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -19,8 +23,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
   echo "usage: bash tools/study/methods.sh DATA WEIGHTS OUT [METHODS]" >&2
   exit 2
 }
-data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-300} start_steps=${START_STEPS:-400}
-methods=${4:-supervised,supervised4,supervised4_ema,balanced,fixmatch,fixmatch4,unimatch,unimatch_v2,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
+data=$(realpath "$1") weights=$(realpath "$2") out=$3 steps=${STEPS:-300} start_steps=${START_STEPS:-400} python=${PYTHON:-python3}
+methods=${4:-supervised,supervised4,supervised4_ema,balanced,fixmatch,fixmatch4,unimatch,unimatch_python,unimatch_v2,augseg,mean_teacher,pseudo_label,self_training,prevmatch,cps,u2pl}
 mkdir -p "$out"
 out=$(realpath "$out")
 
@@ -33,6 +37,21 @@ camvid() {
   beside "$run" "configs/camvid/$config.yaml" data.root="$data" data.labeled="splits/$split/labeled.txt" \
     data.unlabeled="splits/$split/unlabeled.txt" loss.class_weights=enet seed="$seed" "$@"
 }
+
+# peer RUN START: UniMatch in Python from START, on `split` with `seed`
+peer() {
+  local run=$1 flags
+  if is_done "$run"; then return 0; fi
+  read -ra flags <<<"${UNIMATCH_FLAGS:-}"
+  echo "study: running or resuming $run"
+  "$python" tools/study/unimatch_train.py --data "$data" --labeled "splits/$split/labeled.txt" \
+    --unlabeled "splits/$split/unlabeled.txt" --start "$2" --steps "$steps" --seed "$seed" --out "$run" "${flags[@]}" >>"$run.out"
+}
+
+if [[ ,$methods, == *,unimatch_python,* ]] && ! why=$("$python" tools/study/unimatch_train.py --help 2>&1); then
+  echo "study: unimatch_python is left out: ${why##*$'\n'}"
+  methods=$(sed 's/,unimatch_python,/,/; s/^,//; s/,$//' <<<",$methods,")
+fi
 
 splits=${SPLITS:-1_16 1_8} seeds=${SEEDS:-0}
 for split in $splits; do
@@ -54,6 +73,10 @@ for split in $splits; do
         supervised4_ema) config=supervised more=(semi.ema_decay=0.99 eval.every=1000) ;;
         fixmatch4) config=fixmatch more=(optim.batch_labeled=4 optim.batch_unlabeled=4) ;;
         self_training) length=$((steps / 3)) more=(eval.every=1000) ;;  # of each of its three trainings
+        unimatch_python)
+          command_beside peer "$out/$split/$method-$seed" "$from"
+          continue
+          ;;
       esac
       camvid "$out/$split/$method-$seed" "$config" model.weights="$from" optim.steps="$length" "${more[@]}"
     done
@@ -63,5 +86,5 @@ finish_all
 
 for split in $splits; do
   echo "CamVid $split, $start_steps + $steps steps"
-  "${PYTHON:-python3}" tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
+  "$python" tools/study/table.py "$out/$split" --rare pole,sign,fence,pedestrian,bicyclist
 done
