@@ -369,7 +369,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) cross_entropy_rows_ke
 // around it, so the block computes a row and a column of cells more than it has points to write, whose losses another block counts.
 // Grid: (columns, rows, B) of blocks.
 template <class T, int kLanes, int kClasses, int kCellsY, int kCellsX, bool kGradient, Form kForm>
-__global__ void __launch_bounds__(kLanes* kCellsY* kCellsX, 768 / (kLanes * kCellsY * kCellsX))
+__global__ void __launch_bounds__(kLanes* kCellsY* kCellsX, 512 / (kLanes * kCellsY * kCellsX))
     cross_entropy_kernel(CrossEntropyArguments<T> a) {
   constexpr int kCells = kCellsY * kCellsX, kThreads = kCells * kLanes, kHalo = kGradient ? 1 : 0;
   __shared__ float corner[kGradient ? kClasses : 1][4][kGradient ? kThreads : 1];  // gradients, of each thread
