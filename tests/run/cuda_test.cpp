@@ -366,6 +366,22 @@ optim: {lr: 0.001, batch_labeled: 2, batch_unlabeled: 2, epochs: 2}
 checkpoint: {every_steps: 2}
 run: {precision: fp32}
 )") {}
+
+  void expect_two_as_one(const std::string& backend, int second_gpu) {
+    const std::string train = program() +
+                              " train tiny.yaml run.device=cuda model.norm=group model.dropout=0 "
+                              "'semi.threshold={kind: class_adaptive, value: 0.9}' distributed.backend=" +
+                              backend + " run.dir=";
+    ASSERT_EQ(shell(train + "one").code, 0);
+    const Outcome both =
+        shell(str("export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29618; (RANK=1 LOCAL_RANK=", second_gpu, " ", train,
+                  "two & RANK=0 LOCAL_RANK=0 ", train, "two; code=$?; wait $!; echo codes $code $?)"));
+    EXPECT_NE(both.output.find("codes 0 0"), std::string::npos) << both.output;
+    const auto one = metrics("one"), two = metrics("two");
+    ASSERT_EQ(one.size(), two.size());
+    for (size_t e = 0; e < one.size(); ++e)
+      EXPECT_NEAR(one[e]["train"]["loss"].get<double>(), two[e]["train"]["loss"].get<double>(), 1e-3);
+  }
 };
 
 TEST_F(CudaRun, LearnsAsOnTheCpu) {
@@ -411,21 +427,15 @@ TEST_F(CudaRun, RecordedStepsAreThoseRunOneByOne) {
   }
 }
 
-// By Gloo, which serves two that share a GPU as NCCL does not: what is added on the host and brought back.
+// Gloo serves two processes that share a GPU, as NCCL does not: what is added on the host and brought back.
 TEST_F(CudaRun, TwoProcessesTrainAsOneDoes) {
   REQUIRE_GPU();
-  const std::string train = program() +
-                            " train tiny.yaml run.device=cuda distributed.backend=gloo model.norm=group model.dropout=0 "
-                            "'semi.threshold={kind: class_adaptive, value: 0.9}' run.dir=";
-  ASSERT_EQ(shell(train + "one").code, 0);
-  const std::string pair = "export WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29618; (RANK=1 " + train +
-                           "two & RANK=0 " + train + "two; code=$?; wait $!; echo codes $code $?)";
-  const Outcome both = shell(pair);
-  EXPECT_NE(both.output.find("codes 0 0"), std::string::npos) << both.output;
-  const auto one = metrics("one"), two = metrics("two");
-  ASSERT_EQ(one.size(), two.size());
-  for (size_t e = 0; e < one.size(); ++e)
-    EXPECT_NEAR(one[e]["train"]["loss"].get<double>(), two[e]["train"]["loss"].get<double>(), 1e-3);
+  expect_two_as_one("gloo", /*second_gpu=*/0);
+}
+
+TEST_F(CudaRun, TwoGpusTrainAsOneDoes) {
+  if (torch::cuda::device_count() < 2) GTEST_SKIP() << "there are no two CUDA devices here";
+  expect_two_as_one("nccl", /*second_gpu=*/1);
 }
 
 // Stopped within an epoch and gone on with, in every precision.
