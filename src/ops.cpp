@@ -8,6 +8,7 @@
 #include "ops/fused_cpu.h"
 #ifdef SEMISEG_CUDA
 #include "ops/fused_cuda.h"
+#include "ops/pixels_cuda.h"
 #endif
 #include "ops/plain.h"
 #include "semiseg/distributed.h"
@@ -106,6 +107,9 @@ void upsample_add_softmax(const Tensor& logits_BKhw, const Upsampling& to, const
 std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
                                 const std::vector<Tensor>& targets) {
   at::NoGradGuard no_grad;
+#ifdef SEMISEG_CUDA
+  if (fused_wanted && mask_BHW.is_cuda()) return ops::pixels_cuda::paste_where(mask_BHW, sources, targets);
+#endif
   return fused_wanted && mask_BHW.is_cpu() ? ops::fused_cpu::paste_where(mask_BHW, sources, targets)
                                            : ops::plain::paste_where(mask_BHW, sources, targets);
 }
@@ -113,6 +117,9 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
 Tensor kth_smallest(const Tensor& values, int64_t k) {
   at::NoGradGuard no_grad;
   if (fused_wanted && values.is_cpu()) return ops::fused_cpu::kth_smallest(values, k);
+#ifdef SEMISEG_CUDA
+  if (fused_wanted && values.is_cuda()) return ops::pixels_cuda::kth_smallest(values, k);
+#endif
   // at::kthvalue would do, but has no deterministic CUDA kernel.
   return std::get<0>(values.flatten().topk(k, /*dim=*/0, /*largest=*/false, /*sorted=*/false)).max();
 }

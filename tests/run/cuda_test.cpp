@@ -165,6 +165,31 @@ TEST_F(CudaOps, PoolingAndItsGradientAreThePlainOnes) {
     }
 }
 
+TEST_F(CudaOps, PastedPixelsAreThePlainOnes) {
+  REQUIRE_GPU();
+  constexpr int64_t B = 2, H = 65, W = 131;
+  const auto mask_BHW = (waves({B, H, W}) > 0).cuda();
+  for (const bool channels_last : {false, true}) {
+    const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    const auto image = waves({B, 3, H, W}).cuda().contiguous(format), map = waves({B, H, W}, 1).cuda();
+    const std::vector<Tensor> sources{image, map, (map * 9).to(at::kLong), map > 0.3, {}},
+        targets{image.flip(0).contiguous(format), map + 1, (map * 8).to(at::kLong), map < 0, map};
+    const auto [fused, plain] = both([&] { return paste_where(mask_BHW, sources, targets); });
+    for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(fused[i].equal(plain[i])) << i;
+    EXPECT_EQ(fused[0].suggest_memory_format(), format);
+    EXPECT_FALSE(fused[4].defined());
+  }
+}
+
+TEST_F(CudaOps, TheKthSmallestIsThatOfASort) {
+  REQUIRE_GPU();
+  for (const auto& values : {waves({1 << 20}).abs(), 1 - waves({1 << 20}).abs() * 1e-6, at::tensor({0.5F, 0.5F, 0.0F})}) {
+    const auto sorted = std::get<0>(values.sort()), on_gpu = values.cuda();
+    for (const int64_t k : {int64_t{1}, values.numel() / 3 + 1, values.numel()})
+      EXPECT_EQ(kth_smallest(on_gpu, k).item<float>(), sorted[k - 1].item<float>()) << k;
+  }
+}
+
 TEST_F(CudaOps, CountedClassesAreThePlainOnes) {
   REQUIRE_GPU();
   for (const int64_t K : {3, 19, 5000}) {

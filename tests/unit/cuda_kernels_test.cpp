@@ -9,6 +9,7 @@
 #include "ops/cuda/enlarge.cuh"
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/norm.cuh"
+#include "ops/cuda/pixels.cuh"
 #include "ops/cuda/pool.cuh"
 #include "ops/plain.h"
 #include "semiseg/error.h"
@@ -394,6 +395,57 @@ TEST_P(CudaKernels, PoolingAndItsGradientAreThePlainOnes) {
       });
       expect_close(of_x_BCHW, leaf.grad(), 1e-6, what);
     }
+}
+
+// --- pasting, the k-th smallest ---
+
+TEST_P(CudaKernels, PastingIsThePlainOne) {
+  namespace cuda = ops::cuda;
+  constexpr int64_t B = 2, H = 9, W = 31;
+  const auto mask_BHW = waves({B, H, W}) > 0;
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const auto image = waves({B, 3, H, W}), map = waves({B, H, W}, 1);
+  const std::vector<Tensor> sources{image, image.contiguous(last),  image.to(at::kHalf).contiguous(last),
+                                    map,   (map * 9).to(at::kLong), map > 0.3};
+  cuda::Paste paste{mask_BHW.const_data_ptr<bool>(), B, H * W, {}};
+  std::vector<Tensor> targets, pasted;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    targets.push_back(sources[i].flip(0).contiguous(sources[i].suggest_memory_format()));
+    pasted.push_back(at::zeros_like(sources[i]));
+    const int64_t channels = sources[i].dim() == 4 ? 3 : 1;
+    const bool interleaved = sources[i].is_contiguous(last) && channels > 1;
+    paste.pairs[i] = {sources[i].const_data_ptr(), targets[i].const_data_ptr(), pasted[i].data_ptr(),
+                      static_cast<int>(interleaved ? 1 : channels),
+                      static_cast<int>(sources[i].element_size() * (interleaved ? channels : 1))};
+  }
+  launch({blocks(B * H * W, cuda::kPasteThreads), static_cast<unsigned>(sources.size())}, {cuda::kPasteThreads},
+         [&] { cuda::paste_kernel(paste); });
+  const auto wanted = ops::plain::paste_where(mask_BHW, sources, targets);
+  for (size_t i = 0; i < sources.size(); ++i) EXPECT_TRUE(pasted[i].equal(wanted[i])) << i;
+}
+
+TEST_P(CudaKernels, TheKthSmallestIsThatOfASort) {
+  namespace cuda = ops::cuda;
+  // Far apart, close together, many that are equal; numbers below the smallest normal one and infinity.
+  const Tensor cases[] = {waves({3000}).abs(), 1 - waves({3000}).abs() * 1e-6, (waves({3000}).abs() * 3).floor(),
+                          at::tensor({0.0F, 1e-45F, 1e-40F, 0.5F, 0.5F, INFINITY})};
+  for (const Tensor& values : cases) {
+    const auto sorted = std::get<0>(values.sort());
+    const int64_t count = values.numel();
+    for (const int64_t k : {int64_t{1}, int64_t{2}, count / 2, count}) {
+      const auto counts = at::zeros({cuda::kDigits}, at::kLong);
+      auto* at_counts = reinterpret_cast<unsigned long long*>(counts.data_ptr<int64_t>());
+      cuda::Rank rank{};
+      const auto found = at::full({1}, NAN);
+      for (int pass = 0; pass < cuda::kPasses; ++pass) {
+        launch({3}, {cuda::kCountThreads},
+               [&] { cuda::count_digits_kernel(values.const_data_ptr<float>(), count, pass, &rank, at_counts); });
+        launch({1}, {cuda::kPickThreads}, [&] { cuda::pick_digit_kernel(at_counts, k, pass, &rank, found.data_ptr<float>()); });
+        EXPECT_EQ(counts.sum().item<int64_t>(), 0);
+      }
+      EXPECT_EQ(found.item<float>(), sorted[k - 1].item<float>()) << k << " of " << count;
+    }
+  }
 }
 
 // --- strong views ---
