@@ -32,7 +32,9 @@ bool gpu_has_bf16([[maybe_unused]] torch::Device device) {
 
 int64_t count_gpus() { return at::hasCUDA() ? at::globalContext().getAcceleratorHooksInterface().deviceCount() : 0; }
 
-torch::Device resolve_device(const std::string& name) {
+namespace {
+
+torch::Device device_called(const std::string& name) {
   const int64_t count = count_gpus();
   const bool has_cuda = count > 0;
   if (name == "cpu" || (name == "auto" && !has_cuda)) return torch::kCPU;
@@ -53,6 +55,14 @@ torch::Device resolve_device(const std::string& name) {
   if (device.has_index() && device.index() >= count)
     throw Error(ErrorKind::kConfig, str("there are ", count, " CUDA devices here"), "run.device: " + name);
   return device.has_index() ? device : torch::Device(torch::kCUDA, 0);
+}
+
+}  // namespace
+
+torch::Device resolve_device(const std::string& name) {
+  const torch::Device device = device_called(name);
+  if (device.is_cuda()) at::accelerator::setDeviceIndex(device.index());  // no process leaves memory on another one's GPU
+  return device;
 }
 
 Precision resolve_precision(const std::string& name, torch::Device device) {

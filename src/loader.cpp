@@ -251,7 +251,7 @@ struct Loader::State {
         labeled_order(options.seed, List::kLabeled, data.size(Split::kLabeled)),
         unlabeled_order(options.seed, List::kUnlabeled, data.size(Split::kUnlabeled)),
         mix_order(options.seed, List::kMix, data.size(Split::kUnlabeled)),
-        upload(options.device),
+        upload(options.device, options.accumulate),
         pool(loader_threads(options.workers)) {
     if (options.rare_class_temperature > 0) {
       rare_classes.emplace(
@@ -416,9 +416,11 @@ struct Loader::State {
     constexpr auto kLook = std::chrono::microseconds(200);
     std::optional<Clock::time_point> idle_since;
     if (upload.idle()) idle_since = begin_of_call;
-    for (const std::future<void>& position : batch.positions)
-      while (position.wait_for(kLook) == std::future_status::timeout)
-        if (!idle_since && upload.idle()) idle_since = Clock::now();
+    for (const std::future<void>& position : batch.positions) {
+      while (!idle_since && position.wait_for(kLook) == std::future_status::timeout)
+        if (upload.idle()) idle_since = Clock::now();
+      position.wait();
+    }
     if (idle_since) wait_seconds += std::chrono::duration<double>(Clock::now() - *idle_since).count();
     for (std::future<void>& position : batch.positions) position.get();
     return batch.host;

@@ -63,7 +63,6 @@ bool are_nearly_equal(const std::vector<double>& weights) {
 
 torch::Device prepare_device(Config* config) {
   const torch::Device device = resolve_device(config->run.device);
-  if (device.is_cuda()) at::accelerator::setDeviceIndex(device.index());  // no process leaves memory on another one's GPU
   config->run.precision = precision_name(resolve_precision(config->run.precision, device));
   prefer_deterministic_kernels(config->run.deterministic, device);
   use_fused_ops(config->ops.fused);
@@ -260,6 +259,7 @@ LoaderOptions loader_options(const Config& config, const BatchNeeds& needs, torc
   options.seed = config.seed;
   options.batch_labeled = config.optim.batch_labeled;
   options.batch_unlabeled = config.optim.batch_unlabeled;
+  options.accumulate = config.optim.accumulate;
   options.view = {config.data.crop.at(0), config.data.crop.at(1), config.data.scale.at(0), config.data.scale.at(1),
                   config.data.flip};
   options.needs = needs;

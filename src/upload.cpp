@@ -4,21 +4,35 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <map>
+#include <mutex>
+
 namespace semiseg {
 namespace {
 
 c10::Stream current_stream(torch::Device device) { return c10::impl::VirtualGuardImpl(device.type()).getStream(device); }
 
+// One for each device, for good: memory that was used on a stream stays with it.
+c10::Stream upload_stream(torch::Device device) {
+  static std::mutex mutex;
+  static std::map<c10::DeviceIndex, c10::Stream> streams;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = streams.find(device.index());
+  if (found == streams.end())
+    found = streams.emplace(device.index(), c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device)).first;
+  return found->second;
+}
+
 }  // namespace
 
-Upload::Upload(torch::Device device) : device_(device) {
-  if (device.is_cuda()) stream_ = c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
+Upload::Upload(torch::Device device, int64_t batches_of_step)
+    : device_(device), most_queued_(3 * static_cast<size_t>(batches_of_step)) {
+  if (device.is_cuda()) stream_ = upload_stream(device);
 }
 
 void Upload::begin() {
   if (!stream_) return;
-  constexpr size_t kMostQueued = 3;
-  while (begun_.size() >= kMostQueued) {
+  while (begun_.size() >= most_queued_) {
     begun_.front().synchronize();
     begun_.pop_front();
   }

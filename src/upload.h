@@ -20,10 +20,10 @@ namespace semiseg {
 //   upload.finish();      // what is queued from now on may use both
 class Upload {
  public:
-  explicit Upload(torch::Device device);
+  // `batches_of_step`: how often begin() is called before a step is queued, once for each of its micro-batches.
+  explicit Upload(torch::Device device, int64_t batches_of_step = 1);
 
-  // To be called once a step. Waits while more than three steps are queued: batches that wait for theirs would fill the memory
-  // of both.
+  // Waits while more than three steps are queued: batches that wait for theirs would fill the memory of both.
   void begin();
   // REQUIRES: `host` is pinned, or the copy is waited for; or undefined.
   Tensor send(const Tensor& host);
@@ -34,6 +34,7 @@ class Upload {
 
  private:
   torch::Device device_;
+  size_t most_queued_;
   std::optional<c10::Stream> stream_;
   std::deque<c10::Event> begun_;  // of the newest calls of begin(): what was queued before
 };

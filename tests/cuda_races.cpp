@@ -1,5 +1,6 @@
 #include "cuda_races.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,7 @@ enum class Kind { kRead, kWrite, kAtomic };
 struct Byte {
   int write_block = -1, write_thread = 0, write_barriers = 0;
   bool write_atomic = false;
+  bool written_by_more = false;  // threads of the block since its last barrier, all by atomics
   int read_block = -1, read_thread = 0, read_barriers = 0;
   bool read_by_more = false;    // threads of the block since its last barrier
   bool read_by_blocks = false;  // more than the last one
@@ -63,10 +65,10 @@ void touch_byte(uintptr_t address, bool shared, Kind kind) {
   if (byte.write_block >= 0 && !(atomic && byte.write_atomic)) {
     if (byte.write_block != block)
       report("two blocks race for", shared, address, byte.write_thread);
-    else if (byte.write_thread != thread.number && byte.write_barriers == thread.barriers)
+    else if (byte.write_barriers == thread.barriers && (byte.write_thread != thread.number || byte.written_by_more))
       report("a race for", shared, address, byte.write_thread);
   }
-  if (shared && reads && byte.write_block < 0) report("a read of unwritten", shared, address, -1);
+  if (shared && kind != Kind::kWrite && byte.write_block < 0) report("a read of unwritten", shared, address, -1);
   if (reads) {
     if (byte.read_block >= 0 && byte.read_block != block) byte.read_by_blocks = true;
     const bool same = byte.read_block == block && byte.read_barriers == thread.barriers;
@@ -79,18 +81,22 @@ void touch_byte(uintptr_t address, bool shared, Kind kind) {
   else if (byte.read_block == block && byte.read_barriers == thread.barriers &&
            (byte.read_by_more || byte.read_thread != thread.number))
     report("a race for", shared, address, byte.read_thread);
+  const bool again = byte.write_block == block && byte.write_barriers == thread.barriers;
+  byte.written_by_more = again && (byte.written_by_more || byte.write_thread != thread.number);
   byte.write_block = block, byte.write_thread = thread.number, byte.write_barriers = thread.barriers;
   byte.write_atomic = atomic;
 }
 
 void touch(const void* at, size_t bytes, Kind kind) {
-  if (thread.number < 0) return;
+  static bool inside = false;  // the library's functions that this one calls may be watched, too
+  if (thread.number < 0 || inside) return;
+  inside = true;
   const auto address = reinterpret_cast<uintptr_t>(at);
-  if (lies_in({thread.stack, thread.stack_bytes}, address)) return;
-  for (const Range& word : words)
-    if (lies_in(word, address)) return;
+  const bool own = lies_in({thread.stack, thread.stack_bytes}, address) ||
+                   std::any_of(words.begin(), words.end(), [&](const Range& word) { return lies_in(word, address); });
   const bool shared = is_shared(address);
-  for (size_t i = 0; i < bytes; ++i) touch_byte(address + i, shared, kind);
+  for (size_t i = 0; i < bytes && !own; ++i) touch_byte(address + i, shared, kind);
+  inside = false;
 }
 
 }  // namespace
@@ -145,6 +151,15 @@ void __tsan_write_range(void* at, unsigned long bytes) { cuda_races::touch(at, b
   type __tsan_atomic##bits##_fetch_sub(volatile type* at, type value, int) {                                              \
     return __atomic_fetch_sub(at, value, __ATOMIC_SEQ_CST);                                                               \
   }                                                                                                                       \
+  type __tsan_atomic##bits##_fetch_and(volatile type* at, type value, int) {                                              \
+    return __atomic_fetch_and(at, value, __ATOMIC_SEQ_CST);                                                               \
+  }                                                                                                                       \
+  type __tsan_atomic##bits##_fetch_or(volatile type* at, type value, int) {                                               \
+    return __atomic_fetch_or(at, value, __ATOMIC_SEQ_CST);                                                                \
+  }                                                                                                                       \
+  type __tsan_atomic##bits##_fetch_xor(volatile type* at, type value, int) {                                              \
+    return __atomic_fetch_xor(at, value, __ATOMIC_SEQ_CST);                                                               \
+  }                                                                                                                       \
   bool __tsan_atomic##bits##_compare_exchange_strong(volatile type* at, type* expected, type value, int, int) {           \
     return __atomic_compare_exchange_n(at, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                   \
   }                                                                                                                       \
@@ -152,8 +167,10 @@ void __tsan_write_range(void* at, unsigned long bytes) { cuda_races::touch(at, b
     return __atomic_compare_exchange_n(at, expected, value, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                    \
   }
 SEMISEG_ATOMIC(8, unsigned char)
+SEMISEG_ATOMIC(16, unsigned short)
 SEMISEG_ATOMIC(32, unsigned)
 SEMISEG_ATOMIC(64, unsigned long)
 #undef SEMISEG_ATOMIC
+void __tsan_atomic_signal_fence(int) {}
 void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 }

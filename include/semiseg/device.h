@@ -11,8 +11,8 @@ namespace semiseg {
 
 int64_t count_gpus();
 
-// "auto" is CUDA where there is one, else the CPU. Of several processes on a machine each has a GPU of its own. Throws
-// Error(kConfig) for a device that is not there.
+// "auto" is CUDA where there is one, else the CPU. Of several processes on a machine each has a GPU of its own. From then on it
+// is LibTorch's current one. Throws Error(kConfig) for a device that is not there.
 torch::Device resolve_device(const std::string& name);
 
 // Of the network's arithmetic, by autocast; weights are float32 in each. fp16 holds no gradient below 2^-24: training scales

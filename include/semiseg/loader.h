@@ -25,6 +25,7 @@ struct BatchNeeds {
 struct LoaderOptions {
   uint64_t seed = 0;
   int64_t batch_labeled = 4, batch_unlabeled = 4;  // of all processes
+  int64_t accumulate = 1;                          // batches that an update takes
   int64_t part = 0, parts = 1;                     // which of as many equal parts of each batch is loaded; parts divides both
   WeakViewOptions view;
   BatchNeeds needs;
@@ -53,9 +54,9 @@ std::vector<double> rare_class_probabilities(const std::vector<int64_t>& pixels_
 // there is none, among those that hold c. Its crop is redrawn, up to 10 times, until it holds more pixels of c than .0007 of
 // the image has. Labels are then read once more, when the loader is made.
 //
-// Memory is bounded, however slow the caller: there are at most `prefetch` + 1 batches in uint8, read ahead or in work, three
-// more on their way to a GPU, and in each thread one decoded image with its label and views, and a decoder's buffers of an
-// image's and a file's size.
+// Memory is bounded, however slow the caller: there are at most `prefetch` + 1 batches in uint8, read ahead or in work, those
+// of three updates on their way to a GPU, and in each thread one decoded image with its label and views, and a decoder's
+// buffers of an image's and a file's size.
 class Loader {
  public:
   Loader(const Dataset& data, LoaderOptions options);
@@ -79,10 +80,11 @@ class Loader {
 // uint8 [B, H, W, 3] on any device -> float32 [B, 3, H, W] in channels-last, normalised.
 Tensor normalize(const Tensor& image_BHWC, const std::vector<double>& mean, const std::vector<double>& std);
 
-// Reads images of a list in order, ahead of the caller: at most two samples a thread.
+// Reads images of a list in order, ahead of the caller: at most two samples a thread. In pinned memory, which LibTorch keeps
+// for the next time, where they go to a GPU.
 class OrderedReader {
  public:
-  // Image first, then every stride-th; in pinned memory where `device`, to which they will be sent, is a GPU.
+  // Image first, then every stride-th; `device`: where they will be sent.
   OrderedReader(const Dataset& data, Split split, int64_t workers, int64_t first = 0, int64_t stride = 1,
                 torch::Device device = torch::kCPU);
   ~OrderedReader();

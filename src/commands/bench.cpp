@@ -114,7 +114,7 @@ DeviceTimes measure_device(torch::Device device, const Step& step) {
     of_name.seconds += static_cast<double>(activity.end_ns - activity.begin_ns) / 1e9 / kSteps;
     ++of_name.calls;
   }
-  for (auto& [name, of_name] : times) of_name.calls /= kSteps;
+  for (auto& [name, of_name] : times) of_name.calls = (of_name.calls + kSteps - 1) / kSteps;
   const auto span_ns = static_cast<double>(std::max<int64_t>(end_ns - begin_ns, 1)) / kSteps;
   const double idle = 1 - static_cast<double>(busy_ns) / kSteps / span_ns;
   return {span_ns / 1e6, idle,

@@ -498,6 +498,7 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
     const bool interleaved = format == at::MemoryFormat::ChannelsLast;
     TORCH_CHECK(sources[i].sizes() == targets[i].sizes() && sources[i].scalar_type() == targets[i].scalar_type(),
                 "what is pasted has another shape or type than what it is pasted over");
+    TORCH_CHECK(targets[i].numel() == mask_BHW.numel() * channels, "what is pasted has another size than the mask");
     pasted.back() = at::empty_like(targets[i], format);
     pairs.push_back({sources[i].contiguous(format), targets[i].contiguous(format), pasted.back(), interleaved ? 1 : channels,
                      targets[i].element_size() * (interleaved ? channels : 1)});

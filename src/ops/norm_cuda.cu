@@ -82,7 +82,7 @@ Tensor floats(const Tensor& x_BCHW, at::IntArrayRef sizes) { return at::empty(si
 }  // namespace
 
 bool serves(const Tensor& x_BCHW, int64_t groups) {
-  if (!cuda::is_in_packs(x_BCHW) || x_BCHW.size(0) > 65535) return false;
+  if (!cuda::is_in_packs(x_BCHW) || x_BCHW.size(0) > cuda::kMostRows) return false;
   const int64_t C = x_BCHW.size(1);
   return groups == 0 || (C % groups == 0 && kMostChannelsOfGroup % (C / groups) == 0);
 }

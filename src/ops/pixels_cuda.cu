@@ -26,6 +26,7 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
     TORCH_CHECK(pairs < cuda::kMostPairs, "more is pasted at once than there is room for");
     const auto format = targets[i].suggest_memory_format();
     const int64_t channels = targets[i].dim() == 4 ? targets[i].size(1) : 1;
+    TORCH_CHECK(targets[i].numel() == mask.numel() * channels, "what is pasted has another size than the mask");
     const bool interleaved = format == at::MemoryFormat::ChannelsLast;
     const auto source = held.emplace_back(sources[i].contiguous(format)),
                target = held.emplace_back(targets[i].contiguous(format));

@@ -104,6 +104,23 @@ TEST(CudaRaces, UnwrittenSharedMemoryIsFoundAlsoWhereAnotherBlockHasWrittenIt) {
             std::string::npos);
 }
 
+TEST(CudaRaces, AtomicsOrderNothingAndWriteNothingThatWasNotThere) {
+  REQUIRE_WATCH();
+  std::vector<unsigned> to(8);
+  const auto count = [&](bool zeroed, bool barrier) {
+    __shared__ unsigned sum;
+    if (zeroed && threadIdx.x == 0) sum = 0;
+    __syncthreads();
+    atomicAdd(&sum, 1u);
+    if (barrier) __syncthreads();
+    if (threadIdx.x == 7) to[0] = sum;
+  };
+  EXPECT_EQ(failure(1, 8, [&] { count(true, true); }), "");
+  EXPECT_EQ(to[0], 8u);
+  EXPECT_NE(failure(1, 8, [&] { count(true, false); }).find("a race for shared memory"), std::string::npos);
+  EXPECT_NE(failure(1, 8, [&] { count(false, true); }).find("a read of unwritten shared memory"), std::string::npos);
+}
+
 TEST(CudaRaces, ThreadsThatWaitForEachOtherForeverAreFound) {
   const auto half = [] {
     if (threadIdx.x < 16) __shfl_xor_sync(0xffffffffu, 1.0F, 1);

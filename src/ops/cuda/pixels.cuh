@@ -30,7 +30,7 @@ __device__ void copy_words(const char* from, char* to, int bytes) {
 }
 
 // Of each pixel only what is taken is read. Grid: (kPasteThreads of all pixels, pairs).
-__global__ SEMISEG_KERNEL void paste_kernel(Paste paste) {
+__global__ SEMISEG_KERNEL void __launch_bounds__(kPasteThreads) paste_kernel(Paste paste) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kPasteThreads + threadIdx.x;
   if (at >= paste.B * paste.pixels) return;
   const PastedPair& pair = paste.pairs[blockIdx.y];
@@ -69,7 +69,8 @@ __device__ inline uint64_t bits_of(float value) {
 }
 
 // Counts in shared memory by block, then in counts[kDigits]. Grid: any number of blocks.
-__global__ SEMISEG_KERNEL void count_digits_kernel(const float* values, int64_t count, int pass, const Rank* rank,
+__global__ SEMISEG_KERNEL void __launch_bounds__(kCountThreads)
+    count_digits_kernel(const float* values, int64_t count, int pass, const Rank* rank,
                                                    unsigned long long* counts) {
   __shared__ unsigned of_block[kDigits];
   for (int digit = static_cast<int>(threadIdx.x); digit < kDigits; digit += kCountThreads) of_block[digit] = 0;
@@ -87,7 +88,8 @@ __global__ SEMISEG_KERNEL void count_digits_kernel(const float* values, int64_t 
 }
 
 // The digit, and counts that are 0 again. In the last pass the value is known. One block of kPickThreads.
-__global__ SEMISEG_KERNEL void pick_digit_kernel(unsigned long long* counts, int64_t k, int pass, Rank* rank, float* value) {
+__global__ SEMISEG_KERNEL void __launch_bounds__(kPickThreads)
+    pick_digit_kernel(unsigned long long* counts, int64_t k, int pass, Rank* rank, float* value) {
   constexpr int kOwn = kDigits / kPickThreads;
   __shared__ unsigned long long up_to[kPickThreads];  // the counts of a thread's digits and of those before
   const int thread = static_cast<int>(threadIdx.x);
