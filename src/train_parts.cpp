@@ -1,7 +1,6 @@
 #include "train_parts.h"
 
 #include <ATen/ATen.h>
-#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 

@@ -139,26 +139,20 @@ void __tsan_read_range(void* at, unsigned long bytes) { cuda_races::touch(at, by
 void __tsan_write_range(void* at, unsigned long bytes) { cuda_races::touch(at, bytes, cuda_races::Kind::kWrite); }
 
 // Counters of references, in headers of LibTorch's and the standard library's.
+#define SEMISEG_FETCH(bits, type, operation)                                         \
+  type __tsan_atomic##bits##_fetch_##operation(volatile type* at, type value, int) { \
+    return __atomic_fetch_##operation(at, value, __ATOMIC_SEQ_CST);                  \
+  }
 #define SEMISEG_ATOMIC(bits, type)                                                                                        \
+  SEMISEG_FETCH(bits, type, add)                                                                                          \
+  SEMISEG_FETCH(bits, type, sub)                                                                                          \
+  SEMISEG_FETCH(bits, type, and)                                                                                          \
+  SEMISEG_FETCH(bits, type, or)                                                                                           \
+  SEMISEG_FETCH(bits, type, xor)                                                                                          \
   type __tsan_atomic##bits##_load(const volatile type* at, int) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }         \
   void __tsan_atomic##bits##_store(volatile type* at, type value, int) { __atomic_store_n(at, value, __ATOMIC_SEQ_CST); } \
   type __tsan_atomic##bits##_exchange(volatile type* at, type value, int) {                                               \
     return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST);                                                              \
-  }                                                                                                                       \
-  type __tsan_atomic##bits##_fetch_add(volatile type* at, type value, int) {                                              \
-    return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST);                                                               \
-  }                                                                                                                       \
-  type __tsan_atomic##bits##_fetch_sub(volatile type* at, type value, int) {                                              \
-    return __atomic_fetch_sub(at, value, __ATOMIC_SEQ_CST);                                                               \
-  }                                                                                                                       \
-  type __tsan_atomic##bits##_fetch_and(volatile type* at, type value, int) {                                              \
-    return __atomic_fetch_and(at, value, __ATOMIC_SEQ_CST);                                                               \
-  }                                                                                                                       \
-  type __tsan_atomic##bits##_fetch_or(volatile type* at, type value, int) {                                               \
-    return __atomic_fetch_or(at, value, __ATOMIC_SEQ_CST);                                                                \
-  }                                                                                                                       \
-  type __tsan_atomic##bits##_fetch_xor(volatile type* at, type value, int) {                                              \
-    return __atomic_fetch_xor(at, value, __ATOMIC_SEQ_CST);                                                               \
   }                                                                                                                       \
   bool __tsan_atomic##bits##_compare_exchange_strong(volatile type* at, type* expected, type value, int, int) {           \
     return __atomic_compare_exchange_n(at, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                   \
@@ -171,6 +165,7 @@ SEMISEG_ATOMIC(16, unsigned short)
 SEMISEG_ATOMIC(32, unsigned)
 SEMISEG_ATOMIC(64, unsigned long)
 #undef SEMISEG_ATOMIC
+#undef SEMISEG_FETCH
 void __tsan_atomic_signal_fence(int) {}
 void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 }

@@ -25,7 +25,7 @@ void with_kind(Kind kind, int64_t h, int64_t w, int64_t H, int64_t W, int64_t C,
 
 template <class T>
 dim3 grid_of(int64_t rows, int64_t columns, int64_t C) {
-  return dim3(cuda::grid_side(columns * (C / cuda::kPack<T>), cuda::kEnlargeThreads), static_cast<unsigned>(rows));
+  return cuda::grid_of_rows(rows, columns, C / cuda::kPack<T>, cuda::kEnlargeThreads);
 }
 
 Tensor empty_channels_last(const Tensor& like_BCHW, int64_t H, int64_t W) {
@@ -62,8 +62,9 @@ Tensor gradient(const Tensor& above_BCHW, int64_t h, int64_t w, Kind kind) {
   cuda::with_type(above.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     with_kind(kind, h, w, above.size(2), above.size(3), C, [&](const auto& of) {
-      cuda::enlarge_gradient_kernel<T><<<grid_of<T>(B * h, w, C), cuda::kEnlargeThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-          above.const_data_ptr<T>(), of, of_x_BChw.data_ptr<T>());
+      cuda::enlarge_gradient_kernel<T>
+          <<<grid_of<T>(B * h, w, C), cuda::kEnlargeThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
+              above.const_data_ptr<T>(), of, of_x_BChw.data_ptr<T>());
     });
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ops/kernels.h"
+#include "ops/paste_pairs.h"
 
 namespace semiseg::ops::fused_cpu {
 namespace {
@@ -482,27 +483,8 @@ Tensor kth_smallest(const Tensor& values, int64_t k) {
 std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor>& sources,
                                 const std::vector<Tensor>& targets) {
   const int64_t B = mask_BHW.size(0), H = mask_BHW.size(1), W = mask_BHW.size(2);
-  // A tensor as planes of B * H rows: channels-last images are one plane of wide pixels, contiguous ones a plane for each
-  // channel.
-  struct Pair {
-    Tensor source, target, out;
-    int64_t planes, pixel_bytes;
-  };
-  std::vector<Pair> pairs;
   std::vector<Tensor> pasted;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    pasted.emplace_back();
-    if (!sources[i].defined() || !targets[i].defined()) continue;
-    const auto format = targets[i].suggest_memory_format();
-    const int64_t channels = targets[i].dim() == 4 ? targets[i].size(1) : 1;
-    const bool interleaved = format == at::MemoryFormat::ChannelsLast;
-    TORCH_CHECK(sources[i].sizes() == targets[i].sizes() && sources[i].scalar_type() == targets[i].scalar_type(),
-                "what is pasted has another shape or type than what it is pasted over");
-    TORCH_CHECK(targets[i].numel() == mask_BHW.numel() * channels, "what is pasted has another size than the mask");
-    pasted.back() = at::empty_like(targets[i], format);
-    pairs.push_back({sources[i].contiguous(format), targets[i].contiguous(format), pasted.back(), interleaved ? 1 : channels,
-                     targets[i].element_size() * (interleaved ? channels : 1)});
-  }
+  const std::vector<PastePair> pairs = paste_pairs(mask_BHW, sources, targets, &pasted);
   const auto mask = mask_BHW.contiguous();
   constexpr int64_t kRows = 32;  // of the mask for a thread at a time
   at::parallel_for(0, B * H, kRows, [&](int64_t first, int64_t end) {
@@ -510,7 +492,7 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
       const bool* inside = mask.const_data_ptr<bool>() + row * W;
       for (int64_t x = 0, stop; x < W; x = stop) {
         stop = std::find(inside + x, inside + W, !inside[x]) - inside;
-        for (const Pair& pair : pairs)
+        for (const PastePair& pair : pairs)
           for (int64_t p = 0; p < pair.planes; ++p) {
             const int64_t at = (((row / H * pair.planes + p) * H + row % H) * W + x) * pair.pixel_bytes;
             const auto* from = static_cast<const char*>((inside[x] ? pair.source : pair.target).const_data_ptr());

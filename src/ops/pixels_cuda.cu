@@ -7,6 +7,7 @@
 
 #include "ops/cuda/launch.h"
 #include "ops/cuda/pixels.cuh"
+#include "ops/paste_pairs.h"
 #include "ops/pixels_cuda.h"
 
 namespace semiseg::ops::pixels_cuda {
@@ -16,27 +17,14 @@ std::vector<Tensor> paste_where(const Tensor& mask_BHW, const std::vector<Tensor
   const c10::cuda::CUDAGuard guard(mask_BHW.device());
   const auto mask = mask_BHW.contiguous();
   cuda::Paste paste{mask.const_data_ptr<bool>(), mask.size(0), mask.size(1) * mask.size(2), {}};
-  std::vector<Tensor> pasted, held;  // until all is launched
-  unsigned pairs = 0;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    pasted.emplace_back();
-    if (!sources[i].defined() || !targets[i].defined()) continue;
-    TORCH_CHECK(sources[i].sizes() == targets[i].sizes() && sources[i].scalar_type() == targets[i].scalar_type(),
-                "what is pasted has another shape or type than what it is pasted over");
-    TORCH_CHECK(pairs < cuda::kMostPairs, "more is pasted at once than there is room for");
-    const auto format = targets[i].suggest_memory_format();
-    const int64_t channels = targets[i].dim() == 4 ? targets[i].size(1) : 1;
-    TORCH_CHECK(targets[i].numel() == mask.numel() * channels, "what is pasted has another size than the mask");
-    const bool interleaved = format == at::MemoryFormat::ChannelsLast;
-    const auto source = held.emplace_back(sources[i].contiguous(format)),
-               target = held.emplace_back(targets[i].contiguous(format));
-    pasted.back() = at::empty_like(targets[i], format);
-    paste.pairs[pairs++] = {source.const_data_ptr(), target.const_data_ptr(), pasted.back().data_ptr(),
-                            static_cast<int>(interleaved ? 1 : channels),
-                            static_cast<int>(targets[i].element_size() * (interleaved ? channels : 1))};
-  }
-  if (pairs == 0 || mask.numel() == 0) return pasted;
-  const dim3 grid(cuda::grid_side(mask.numel(), cuda::kPasteThreads), pairs);
+  std::vector<Tensor> pasted;
+  const std::vector<PastePair> pairs = paste_pairs(mask_BHW, sources, targets, &pasted);
+  TORCH_CHECK(pairs.size() <= cuda::kMostPairs, "more is pasted at once than there is room for");
+  for (size_t i = 0; i < pairs.size(); ++i)
+    paste.pairs[i] = {pairs[i].source.const_data_ptr(), pairs[i].target.const_data_ptr(), pairs[i].out.data_ptr(),
+                      static_cast<int>(pairs[i].planes), static_cast<int>(pairs[i].pixel_bytes)};
+  if (pairs.empty() || mask.numel() == 0) return pasted;
+  const dim3 grid(cuda::grid_side(mask.numel(), cuda::kPasteThreads), static_cast<unsigned>(pairs.size()));
   cuda::paste_kernel<<<grid, cuda::kPasteThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(paste);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return pasted;

@@ -16,7 +16,7 @@ cuda::PoolShape shape_of(int64_t H, int64_t W, int64_t h, int64_t w, int64_t C) 
 
 template <class T>
 dim3 grid_of(int64_t rows, int64_t columns, int64_t C) {
-  return dim3(cuda::grid_side(columns * (C / cuda::kPack<T>), cuda::kPoolThreads), static_cast<unsigned>(rows));
+  return cuda::grid_of_rows(rows, columns, C / cuda::kPack<T>, cuda::kPoolThreads);
 }
 
 }  // namespace

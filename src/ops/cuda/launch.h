@@ -33,4 +33,9 @@ inline int64_t quotient_up(int64_t of, int64_t by) { return (of + by - 1) / by; 
 // One dimension of a grid whose blocks take `each` of `of`.
 inline unsigned grid_side(int64_t of, int64_t each) { return static_cast<unsigned>(quotient_up(of, each)); }
 
+// For kernels of which a thread holds a pack of a row (pack.cuh): blocks of `threads` along a row, all rows.
+inline dim3 grid_of_rows(int64_t rows, int64_t columns, int64_t packs, int64_t threads) {
+  return dim3(grid_side(columns * packs, threads), static_cast<unsigned>(rows));
+}
+
 }  // namespace semiseg::ops::cuda
